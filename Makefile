@@ -1,0 +1,27 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help train test lint board
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+train: .venv/.ready  ## train the published recipe; ARGS="optimizer=adamw trainer.max_epochs=3" overrides it
+	@$(BIN)/python train.py $(ARGS)
+
+test: .venv/.ready  ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.ready  ## check style and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+board: .venv/.ready  ## open TensorBoard over outputs/
+	@$(BIN)/tensorboard --logdir outputs $(ARGS)
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is older than 3.10: name a newer one, as in make train PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,50 @@
+"""What TensorBoard shows beside the curves: the config, the graph, and the HPARAMS tab."""
+
+import warnings
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
+
+
+class Board(Callback):
+    """Writes the config and the graph at the start, and the hyperparameters with the final metrics at the end.
+
+    Args:
+        config_file: the whole config of the run, in YAML.
+        hyperparameters: the few that jobs of a sweep are compared by.
+    """
+
+    def __init__(self, config_file: str, hyperparameters: dict):
+        self.config_file = Path(config_file)
+        self.hyperparameters = {name: _plain(value) for name, value in hyperparameters.items()}
+
+    def on_train_start(self, trainer, module):
+        if trainer.is_global_zero and trainer.global_step == 0:
+            for logger in _boards(trainer):
+                # four blanks make it a code block in Markdown
+                lines = self.config_file.read_text().splitlines()
+                logger.experiment.add_text("config", "\n".join("    " + line for line in lines))
+                _add_graph(logger, module.network, torch.zeros(1, 1, 28, 28, device=module.device))
+
+    def on_test_end(self, trainer, module):
+        results = {f"hp/{name}": trainer.callback_metrics[f"{name}/test"].item() for name in ("accuracy", "loss")}
+        for logger in _boards(trainer):
+            logger.log_hyperparams(self.hyperparameters, results)
+
+
+def _add_graph(logger: TensorBoardLogger, network: torch.nn.Module, image: torch.Tensor) -> None:
+    network.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own writer still traces
+        logger.experiment.add_graph(network, image)
+    network.train()
+
+
+def _boards(trainer) -> list[TensorBoardLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _plain(value):
+    return value if isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,0 +1,86 @@
+"""What is optimised, measured and logged: the network as a LightningModule."""
+
+from collections.abc import Callable
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+
+class Classifier(LightningModule):
+    """Trains a network by cross-entropy and logs `loss/STAGE` and `accuracy/STAGE` once an epoch.
+
+    Args:
+        network: maps images (N, 1, 28, 28) to logits (N, 10).
+        optimizer: maps parameters to an optimizer.
+        scheduler: maps (optimizer, epochs, steps_per_epoch) to Lightning's lr_scheduler_config; without one
+            the learning rate is constant.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        scheduler: Callable[..., dict] | None = None,
+        label_smoothing: float = 0.0,
+    ):
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.label_smoothing = label_smoothing
+        metrics = MetricCollection(
+            {"loss": MeanMetric(), "accuracy": MulticlassAccuracy(10, average="micro", validate_args=False)},
+            compute_groups=False,
+        )
+        self.metrics = nn.ModuleDict({f"{stage}_metrics": metrics.clone() for stage in ("train", "val", "test")})
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images (N, 1, 28, 28) to logits (N, 10)."""
+        return self.network(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self._step(batch, "train", self.label_smoothing)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._step(batch, self.trainer.datamodule.epoch_stage)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._step(batch, "test")
+
+    def on_train_epoch_end(self) -> None:
+        self._log("train")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log(self.trainer.datamodule.epoch_stage)
+
+    def on_test_epoch_end(self) -> None:
+        # where the test set was evaluated after each epoch, its last point is drawn already
+        self._log("test", to_loggers=self.trainer.datamodule.epoch_stage == "val")
+
+    def configure_optimizers(self) -> dict:
+        config = {"optimizer": self.make_optimizer(self.parameters())}
+        if self.make_scheduler:
+            steps_per_epoch = len(self.trainer.datamodule.train_dataloader())
+            config["lr_scheduler"] = self.make_scheduler(
+                config["optimizer"], self.trainer.max_epochs, steps_per_epoch
+            ) | {"monitor": "loss/val" if self.trainer.datamodule.val_size else "loss/train"}
+        return config
+
+    def _step(self, batch: tuple[Tensor, Tensor], stage: str, label_smoothing: float = 0.0) -> Tensor:
+        images, labels = batch
+        logits = self(images).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        self.metrics[f"{stage}_metrics"].update(
+            value=loss.detach(), weight=len(labels), preds=logits.detach(), target=labels
+        )
+        return loss
+
+    def _log(self, stage: str, to_loggers: bool = True) -> None:
+        metrics = self.metrics[f"{stage}_metrics"]
+        values = {f"{name}/{stage}": value for name, value in metrics.compute().items()}
+        metrics.reset()
+        # "step" is where loggers put the point: at the optimizer steps taken, the same for every stage
+        self.log_dict(values | {"step": float(self.global_step)}, logger=to_loggers)

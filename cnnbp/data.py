@@ -1,0 +1,153 @@
+"""A data set in memory, given out in whole batches, in an order that depends on the seed and the epoch alone."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from cnnbp import sources
+from cnnbp.errors import UserError
+
+SPLIT_SEED = 0
+
+
+class Batches:
+    """Batches (images, labels) of one split; without a seed in the stored order, with one shuffled each epoch.
+
+    A batch is cut from the whole data by index, so that no work is done per sample; the last one may be smaller.
+    With a seed, torch's generators are set before each batch: dropout and augmentation become functions of
+    (seed, epoch, batch, rank), and a run continued in the middle of an epoch draws what it would have drawn.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, size: int, seed: int | None = None, rank=0, world_size=1):
+        self.images, self.labels, self.size, self.seed = images, labels, size, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self.position = {"epoch": 0, "batch": 0}
+        if seed is not None:
+            self.sampler = self  # where Lightning looks for set_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        return dict(self.position)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = dict(state)
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        first = self.position["batch"] if self.seed is not None and self.position["epoch"] == self.epoch else 0
+        order = self._order()
+        for batch in range(first, len(self)):
+            index = order[batch * self.size : (batch + 1) * self.size][self.rank :: self.world_size]
+            self.position = {"epoch": self.epoch, "batch": batch + 1}
+            if self.seed is not None:
+                torch.manual_seed(mix(self.seed, self.epoch, batch, self.rank))
+            yield self.images[index], self.labels[index]
+
+    def _order(self) -> Tensor:
+        if self.seed is None:
+            return torch.arange(len(self.images), device=self.images.device)
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.images))
+        return torch.from_numpy(order).to(self.images.device)
+
+
+def mix(*numbers: int) -> int:
+    """Hash non-negative numbers into one seed of 64 bits."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def stratified_split(labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Split the indices of `labels` (N,) into (N - size,) and (size,), each class in its own proportion."""
+    shuffled = torch.from_numpy(np.random.default_rng(SPLIT_SEED).permutation(len(labels)))
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    held_out[by_class[torch.arange(size) * len(labels) // max(size, 1)]] = True
+    return held_out.logical_not().nonzero().flatten(), held_out.nonzero().flatten()
+
+
+class DataModule(LightningDataModule):
+    """Ten classes of 28 x 28 images: training, validation and test splits on the device of the trainer.
+
+    Args:
+        dataset: MNIST (embedded in the package) or FashionMNIST, KMNIST, QMNIST (by torchvision, under `root`).
+        mean, std: of the training pixels, scaled to [0, 1].
+        batch_size: training images a step, over all processes.
+        val_size: how many training images to hold out, the same ones for every seed; with 0 the test set is
+            evaluated after each epoch instead, and nothing may be selected by it.
+        augment: maps training images (N, 1, 28, 28), float32 in [0, 255], to the same.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "MNIST",
+        root: str = "data",
+        mean: float = 0.1307,
+        std: float = 0.3081,
+        batch_size: int = 128,
+        eval_batch_size: int = 1000,
+        val_size: int = 0,
+        seed: int = 1,
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ):
+        super().__init__()
+        self.dataset, self.root, self.mean, self.std = dataset, root, mean, std
+        self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
+        self.seed, self.augment = seed, augment
+        self.splits = {}
+
+    @property
+    def epoch_stage(self) -> str:
+        """Which split is evaluated after each epoch, "val" or "test"."""
+        return "val" if self.val_size else "test"
+
+    def setup(self, stage: str) -> None:
+        if self.splits:
+            return
+        embedded = self.dataset == "MNIST"
+        data = sources.embedded_mnist() if embedded else sources.torchvision_images(self.dataset, self.root)
+        if self.val_size >= len(data.train_labels):
+            raise UserError(
+                f"data.val_size={self.val_size}: must be less than the {len(data.train_labels)} training images"
+            )
+        train, val = stratified_split(data.train_labels, self.val_size)
+        self.splits = {
+            "train": (data.train_images[train], data.train_labels[train]),
+            "val": (data.train_images[val], data.train_labels[val]),
+            "test": (data.test_images, data.test_labels),
+        }
+        if self.trainer:
+            device = self.trainer.strategy.root_device
+            self.splits = {name: tuple(tensor.to(device) for tensor in split) for name, split in self.splits.items()}
+
+    def batches(self, split: str) -> Batches:
+        """The batches of "train", "val" or "test"; only the training split is shuffled."""
+        size, seed = (self.batch_size, self.seed) if split == "train" else (self.eval_batch_size, None)
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return Batches(*self.splits[split], size, seed, rank, world_size)
+
+    def train_dataloader(self) -> Batches:
+        return self.batches("train")
+
+    def val_dataloader(self) -> Batches:
+        return self.batches(self.epoch_stage)
+
+    def test_dataloader(self) -> Batches:
+        return self.batches("test")
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        images = images.unsqueeze(1).float()
+        if self.augment and self.trainer.training:
+            images = self.augment(images)
+        return self.normalise(images), labels
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Map pixels in [0, 255] to mean 0 and standard deviation 1 over the training set."""
+        return (images - 255 * self.mean) / (255 * self.std)

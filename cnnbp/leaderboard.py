@@ -1,0 +1,92 @@
+"""Runs side by side: which overrides gave which accuracy."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from cnnbp.files import replacing
+from cnnbp.plot import figure
+
+COLUMNS = ("rank", "overrides", "val_accuracy", "accuracy", "loss", "seconds", "error")
+
+
+class SweepEnd(Callback):
+    """Ends a multirun with its leaderboard: a table, `leaderboard.csv` and `leaderboard.png`."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        directory = Path(config.hydra.sweep.dir)
+        rows = ranked(directory)
+        print(f"\n{table(rows)}\n")
+        write_csv(rows, directory / "leaderboard.csv")
+        draw(rows, directory / "leaderboard.png")
+        failed = sum("error" in row for row in rows)
+        if failed:
+            sys.exit(f"error: {failed} of {len(rows)} jobs failed; the table names them")
+
+
+def ranked(directory: Path) -> list[dict[str, Any]]:
+    """Read every run below `directory`, the best first: by validation accuracy, without it by test accuracy.
+
+    Failed and unfinished runs come last, with the reason under "error".
+    """
+    marks = ("result.json", "error.txt", ".hydra")
+    runs = sorted({path.parent for mark in marks for path in directory.glob(f"**/{mark}")})
+    rows = [{"overrides": str(run.relative_to(directory)), **_outcome(run)} for run in runs]
+    rows.sort(key=lambda row: -row.get("val_accuracy", row.get("accuracy", -1)))
+    for rank, row in enumerate((row for row in rows if "error" not in row), 1):
+        row["rank"] = rank
+    return rows
+
+
+def _outcome(run: Path) -> dict[str, Any]:
+    try:
+        result = json.loads((run / "result.json").read_text())
+    except FileNotFoundError:
+        error = run / "error.txt"
+        return {"error": error.read_text().strip() if error.exists() else "unfinished"}
+    except ValueError:
+        return {"error": "result.json cannot be read"}
+    kept = {key: result[key] for key in ("val_accuracy", "accuracy", "loss") if key in result}
+    return kept | {"seconds": result["train_seconds"]}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Lay the rows out in aligned columns; columns that no row fills are left out."""
+    columns = [column for column in COLUMNS if any(column in row for row in rows)]
+    cells = [columns] + [[_cell(column, row.get(column, "")) for column in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+
+
+def _cell(column: str, value: Any) -> str:
+    if value == "":
+        return ""
+    return {"val_accuracy": "{:.2%}", "accuracy": "{:.2%}", "loss": "{:.4f}", "seconds": "{:.1f}"}.get(
+        column, "{}"
+    ).format(value)
+
+
+def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write the rows with all columns, in full precision."""
+    with replacing(path) as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the accuracy of each finished run, the best on top."""
+    rows = [row for row in rows if "error" not in row][::-1]
+    with figure(path, width=9, height=1.2 + 0.35 * len(rows)) as axes:
+        for key, marker in (("accuracy", "o"), ("val_accuracy", "D")):
+            points = [(100 * row[key], row["overrides"]) for row in rows if key in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker, label={"accuracy": "test"}.get(key, "validation"))
+        axes.set_xlabel("accuracy, %")
+        axes.grid(axis="x", alpha=0.3)
+        axes.legend()

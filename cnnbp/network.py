@@ -1,0 +1,101 @@
+"""The published network: 19,866 parameters, images (N, 1, 28, 28) to logits (N, 10)."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from cnnbp.layers import Dropout
+
+# kernel size, stride and padding of the five blocks
+BLOCKS = ((5, 1, 1), (3, 1, 1), (3, 2, 1), (3, 2, 1), (3, 1, 1))
+
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+NORMS = {
+    "batch": nn.BatchNorm2d,
+    "group": lambda channels: nn.GroupNorm(num_groups=4, num_channels=channels),
+    "none": None,
+}
+ORDERS = ("activation_norm", "norm_activation")
+
+
+class Network(nn.Module):
+    """Five blocks conv -> activation -> norm -> dropout, a 3x3 convolution to ten channels, average pooling.
+
+    Args:
+        widths: output channels of the five blocks.
+        dropout: rates in [0, 1) after blocks 1 to 4; a rate of 0 leaves the layer out.
+        activation: a key of `ACTIVATIONS`.
+        norm: a key of `NORMS`; group normalisation has four groups.
+        order: "activation_norm" (as published) or "norm_activation" (the usual order).
+
+    Raises:
+        ValueError: names the argument, its value and what is allowed.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (32, 24, 16, 24, 16),
+        dropout: Sequence[float] = (0.05, 0.1, 0.1, 0.1),
+        activation: str = "relu",
+        norm: str = "batch",
+        order: str = "activation_norm",
+    ):
+        super().__init__()
+        _check(widths, dropout, activation, norm, order)
+        channels = [1, *widths]
+        rates = [*dropout, 0]
+        blocks = [
+            _block(channels[i], channels[i + 1], geometry, rates[i], activation, norm, order)
+            for i, geometry in enumerate(BLOCKS)
+        ]
+        self.conv1 = nn.Sequential(blocks[0], blocks[1])
+        self.conv2, self.conv3, self.conv4 = blocks[2:]
+        self.conv5 = nn.Conv2d(channels[-1], 10, kernel_size=3)
+        self.gap = nn.AvgPool2d(kernel_size=5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images (N, 1, 28, 28) to logits (N, 10)."""
+        x = self.conv1(images)
+        x = self.conv2(x)
+        x = self.conv3(x)
+        x = self.conv4(x)
+        x = self.conv5(x)
+        return self.gap(x).flatten(1)
+
+
+def _block(inputs, outputs, geometry, rate, activation, norm, order) -> nn.Sequential:
+    layers = OrderedDict(conv=nn.Conv2d(inputs, outputs, *geometry), activation=ACTIVATIONS[activation]())
+    if norm != "none":
+        layers["norm"] = NORMS[norm](outputs)
+    if order == "norm_activation":
+        layers.move_to_end("activation")
+    if rate:
+        layers["dropout"] = Dropout(rate)
+    return nn.Sequential(layers)
+
+
+def _check(widths, dropout, activation, norm, order) -> None:
+    def require(name, value, valid, allowed):
+        if not valid:
+            raise ValueError(f"{name}={value}: must be {allowed}")
+
+    def numbers(values, count, kinds):
+        return len(values) == count and all(isinstance(v, kinds) and not isinstance(v, bool) for v in values)
+
+    multiple = 4 if norm == "group" else 1
+    allowed = "five whole numbers" + (", multiples of 4 for group normalisation" if multiple == 4 else " above 0")
+    valid = numbers(widths, 5, int) and all(width > 0 and width % multiple == 0 for width in widths)
+    require("widths", widths, valid, allowed)
+    valid = numbers(dropout, 4, (int, float)) and all(0 <= rate < 1 for rate in dropout)
+    require("dropout", dropout, valid, "four rates from 0 up to, not including, 1")
+    require("activation", activation, activation in ACTIVATIONS, "one of " + ", ".join(ACTIVATIONS))
+    require("norm", norm, norm in NORMS, "one of " + ", ".join(NORMS))
+    require("order", order, order in ORDERS, "one of " + ", ".join(ORDERS))

@@ -1,0 +1,118 @@
+"""The run directory: what a command that is given the same name finds there, and what it leaves."""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import socket
+from datetime import datetime
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from cnnbp.errors import UserError
+from cnnbp.files import replacing
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """One run directory, held by one process at a time.
+
+    The same command with the same name continues an unfinished run from its last checkpoint and returns the
+    stored result of a finished one. A run that fails before its first checkpoint leaves no directory; a failed
+    job of a multirun leaves `error.txt` and lets the other jobs go on.
+
+    Raises:
+        UserError: another process holds the directory, or it was made with another config.
+    """
+
+    def __init__(self, config: DictConfig):
+        self.config = config
+        self.path = Path(config.run_dir)
+        self.finished = False
+
+    def __enter__(self) -> "Run":
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.fresh = not any(self.path.iterdir())
+        self._lock()
+        self._refuse_another_config()
+        self.finished = (self.path / "result.json").exists()
+        return self
+
+    def __exit__(self, kind, error, trace) -> bool:
+        in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN and isinstance(error, Exception)
+        if in_sweep:
+            log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
+            (self.path / "error.txt").write_text(" ".join(f"{kind.__name__}: {error}".split()) + "\n")
+        elif error and self.fresh and not self.last_checkpoint:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.lock.close()
+        return in_sweep
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        path = self.path / "checkpoints" / "last.ckpt"
+        return path if path.exists() else None
+
+    def start(self) -> None:
+        """Leave what the run is made with: `.hydra/config.yaml`, `overrides.yaml` and `hydra.yaml`."""
+        (self.path / "error.txt").unlink(missing_ok=True)
+        records = self.path / ".hydra"
+        records.mkdir(exist_ok=True)
+        hydra = HydraConfig.get()
+        OmegaConf.save(self.config, records / "config.yaml")
+        OmegaConf.save(hydra.overrides.task, records / "overrides.yaml")
+        OmegaConf.save(OmegaConf.create({"hydra": hydra}), records / "hydra.yaml")
+        if self.last_checkpoint:
+            log.info("continuing %s from its last checkpoint", self.path)
+
+    def finish(self, result: dict) -> None:
+        """Store the result; from now on the same command returns it."""
+        with replacing(self.path / "result.json") as file:
+            json.dump(result, file, indent=2)
+        log.info("accuracy %.2f %%; everything of this run is in %s", 100 * self.score(), os.path.relpath(self.path))
+
+    def score(self) -> float:
+        """What a sweep maximises: the validation accuracy, without a validation split the test accuracy."""
+        result = json.loads((self.path / "result.json").read_text())
+        return result.get("val_accuracy", result["accuracy"])
+
+    def _refuse_another_config(self) -> None:
+        record = self.path / ".hydra" / "config.yaml"
+        if not record.exists():
+            return
+        old, new = _flat(OmegaConf.load(record)), _flat(self.config)
+        differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        if differing:
+            changes = ", ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing)
+            raise UserError(f"{self.path} was made with another config ({changes}); give another name=")
+
+    def _lock(self) -> None:
+        self.lock = (self.path / ".lock").open("a+")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.lock.seek(0)
+            raise UserError(f"{self.path} is in use by {self.lock.read()}; wait, or give another name=") from None
+        self.lock.truncate(0)
+        self.lock.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+        self.lock.flush()
+
+
+
+def _flat(config: DictConfig) -> dict[str, object]:
+    flat = {}
+
+    def walk(node, prefix):
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, f"{prefix}.{key}" if prefix else key)
+        else:
+            flat[prefix] = node
+
+    walk(OmegaConf.to_container(config), "")
+    return flat

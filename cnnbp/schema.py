@@ -1,0 +1,128 @@
+"""What each value of the config may be, checked before anything heavy is imported or anything is created."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from cnnbp.errors import UserError
+
+
+class Rule(NamedTuple):
+    """What is allowed, in words and as a test."""
+
+    allowed: str
+    accepts: Callable[[Any], bool]
+
+    def check(self, key: str, value: Any) -> None:
+        """Raise a UserError that names key, value and what is allowed."""
+        if not self.accepts(value):
+            raise UserError(f"{key}={value}: must be {self.allowed}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def whole(low: int, high: int | None = None) -> Rule:
+    """A whole number in [low, high]."""
+    allowed = f"a whole number from {low} to {high}" if high is not None else f"a whole number, {low} or more"
+    top = math.inf if high is None else high
+    return Rule(allowed, lambda value: _is_number(value) and isinstance(value, int) and low <= value <= top)
+
+
+def one_of(*choices: Any) -> Rule:
+    """One of the choices, of the same type too."""
+    return Rule(
+        "one of " + ", ".join(str(choice) for choice in choices),
+        lambda value: any(type(value) is type(choice) and value == choice for choice in choices),
+    )
+
+
+def each(count: int, rule: Rule, allowed: str) -> Rule:
+    """A list of `count` values that each pass `rule`."""
+    return Rule(
+        allowed,
+        lambda value: isinstance(value, (list, tuple)) and len(value) == count and all(map(rule.accepts, value)),
+    )
+
+
+def either(first: Rule, second: Rule) -> Rule:
+    """What passes one of the two rules."""
+    return Rule(f"{first.allowed}, or {second.allowed}", lambda value: first.accepts(value) or second.accepts(value))
+
+
+NUMBER = Rule("a number", _is_number)
+POSITIVE = Rule("a number above 0", lambda value: _is_number(value) and value > 0)
+NOT_NEGATIVE = Rule("a number, 0 or more", lambda value: _is_number(value) and value >= 0)
+FRACTION = Rule("a number from 0 up to, not including, 1", lambda value: _is_number(value) and 0 <= value < 1)
+INNER_FRACTION = Rule("a number between 0 and 1", lambda value: _is_number(value) and 0 < value < 1)
+BOOLEAN = Rule("true or false", lambda value: isinstance(value, bool))
+TEXT = Rule("a text that is not empty", lambda value: isinstance(value, str) and value != "")
+NULL = Rule("null", lambda value: value is None)
+LIMIT = either(
+    whole(1), Rule("a share above 0, up to 1.0", lambda value: isinstance(value, float) and 0 < value <= 1)
+)
+
+WIDTHS = each(5, whole(1), "five whole numbers above 0")
+RATES = each(4, FRACTION, "four rates from 0 up to, not including, 1")
+ACTIVATION = one_of("relu", "leaky_relu", "elu", "gelu", "silu", "tanh")
+NORM = one_of("batch", "group", "none")
+ORDER = one_of("activation_norm", "norm_activation")
+
+RULES = {
+    "name": Rule(
+        "a file name", lambda value: (isinstance(value, str) and value.strip(". ") and "/" not in value) or
+        (isinstance(value, int) and not isinstance(value, bool))
+    ),
+    "seed": whole(0, 2**32 - 1),
+    "ckpt_path": either(NULL, TEXT),
+    "data.dataset": one_of("MNIST", "FashionMNIST", "KMNIST", "QMNIST"),
+    "data.root": TEXT,
+    "data.mean": FRACTION,
+    "data.std": POSITIVE,
+    "data.batch_size": whole(1, 60_000),
+    "data.eval_batch_size": whole(1, 60_000),
+    "data.val_size": whole(0, 59_999),
+    "augment.degrees": Rule("a number from 0 to 180", lambda value: _is_number(value) and 0 <= value <= 180),
+    "augment.shift": Rule("a number of pixels from 0 to 28", lambda value: _is_number(value) and 0 <= value <= 28),
+    "augment.scale": FRACTION,
+    "dropout.rates": RATES,
+    "model.label_smoothing": FRACTION,
+    "model.network.widths": WIDTHS,
+    "model.network.activation": ACTIVATION,
+    "model.network.norm": NORM,
+    "model.network.order": ORDER,
+    "optimizer.lr": POSITIVE,
+    "optimizer.momentum": FRACTION,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "scheduler.every": whole(1),
+    "scheduler.gamma": Rule("a number above 0, up to 1", lambda value: _is_number(value) and 0 < value <= 1),
+    "scheduler.final_lr": NOT_NEGATIVE,
+    "scheduler.warmup": INNER_FRACTION,
+    "scheduler.factor": INNER_FRACTION,
+    "scheduler.patience": whole(0),
+    "trainer.max_epochs": whole(1),
+    "trainer.accelerator": one_of("auto", "cpu", "gpu", "mps"),
+    "trainer.devices": whole(1),
+    "trainer.strategy": one_of("auto", "ddp"),
+    "trainer.precision": one_of("32-true", "bf16-mixed", "16-mixed"),
+    "trainer.limit_train_batches": LIMIT,
+    "trainer.limit_val_batches": LIMIT,
+    "trainer.limit_test_batches": LIMIT,
+}
+
+
+def validate(config: DictConfig) -> None:
+    """Check every value of a composed config that has a rule.
+
+    Raises:
+        UserError: for the first value that is not allowed.
+    """
+    for key, rule in RULES.items():
+        parent, _, name = key.rpartition(".")
+        node = OmegaConf.select(config, parent) if parent else config
+        if isinstance(node, DictConfig) and name in node:
+            value = node[name]
+            rule.check(key, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
