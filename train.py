@@ -9,13 +9,13 @@ from cnnbp.schema import validate
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(config: DictConfig) -> float:
-    """Train, test and write result.json; return the accuracy that a sweep maximises."""
-    validate(config)
-    with Run(config) as run:
+def main(config: DictConfig) -> float | None:
+    """Train, test and write result.json; return the accuracy that a sweep maximises, None where the job failed."""
+    with in_one_line(), Run(config) as run:
+        validate(config)
         if not run.finished:
             train(config, run)
-    return run.score()
+        return run.score()
 
 
 def train(config: DictConfig, run: Run) -> None:

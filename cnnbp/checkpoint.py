@@ -40,19 +40,21 @@ def load(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path}: no such file") from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise UserError(f"checkpoint {path}: cannot be read, it is damaged or holds more than data ({reason})") from None
+        raise UserError(
+            f"checkpoint {path}: cannot be read, it is damaged or holds more than data ({reason})"
+        ) from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"checkpoint {path}: holds no state_dict, so no run of this project wrote it")
     return checkpoint
 
 
-def check_fits(checkpoint: dict[str, Any], path: str | Path, module: nn.Module) -> None:
+def check_fits(checkpoint: dict[str, Any], module: nn.Module) -> None:
     """Raise a UserError when the checkpoint's weights belong to a network of another architecture."""
     saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    for name in [*wanted, *saved]:
+    for name in {**wanted, **saved}:
         if saved.get(name) != wanted.get(name):
             raise UserError(
-                f"checkpoint {path}: is of another architecture ({name} has shape {saved.get(name, 'none')}, "
-                f"here {wanted.get(name, 'none')}); give the model options that it was trained with"
+                f"the checkpoint is of another architecture ({name} has shape {saved.get(name, 'none')}, here "
+                f"{wanted.get(name, 'none')}); give the model and dropout options that it was trained with"
             )

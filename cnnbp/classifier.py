@@ -9,6 +9,9 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from cnnbp.checkpoint import check_fits
+from cnnbp.errors import UserError
+
 
 class Classifier(LightningModule):
     """Trains a network by cross-entropy and logs `loss/STAGE` and `accuracy/STAGE` once an epoch.
@@ -42,13 +45,13 @@ class Classifier(LightningModule):
         return self.network(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return self._step(batch, "train", self.label_smoothing)
+        return self._step(batch, "train", self.label_smoothing)[0]
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._step(batch, self.trainer.datamodule.epoch_stage)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._step(batch, "test")
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self._step(batch, "test")[1]
 
     def on_train_epoch_end(self) -> None:
         self._log("train")
@@ -61,26 +64,32 @@ class Classifier(LightningModule):
         self._log("test", to_loggers=self.trainer.datamodule.epoch_stage == "val")
 
     def configure_optimizers(self) -> dict:
-        config = {"optimizer": self.make_optimizer(self.parameters())}
-        if self.make_scheduler:
-            steps_per_epoch = len(self.trainer.datamodule.train_dataloader())
-            config["lr_scheduler"] = self.make_scheduler(
-                config["optimizer"], self.trainer.max_epochs, steps_per_epoch
-            ) | {"monitor": "loss/val" if self.trainer.datamodule.val_size else "loss/train"}
+        data = self.trainer.datamodule
+        try:
+            config = {"optimizer": self.make_optimizer(self.parameters())}
+            if self.make_scheduler:
+                schedule = (config["optimizer"], self.trainer.max_epochs, len(data.train_dataloader()))
+                config["lr_scheduler"] = self.make_scheduler(*schedule)
+                config["lr_scheduler"]["monitor"] = "loss/val" if data.val_size else "loss/train"
+        except (TypeError, ValueError) as error:
+            raise UserError(f"optimizer or scheduler: {error}") from None
         return config
 
-    def _step(self, batch: tuple[Tensor, Tensor], stage: str, label_smoothing: float = 0.0) -> Tensor:
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        check_fits(checkpoint, self)
+
+    def _step(self, batch: tuple[Tensor, Tensor], stage: str, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         images, labels = batch
         logits = self(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         self.metrics[f"{stage}_metrics"].update(
             value=loss.detach(), weight=len(labels), preds=logits.detach(), target=labels
         )
-        return loss
+        return loss, logits
 
     def _log(self, stage: str, to_loggers: bool = True) -> None:
         metrics = self.metrics[f"{stage}_metrics"]
         values = {f"{name}/{stage}": value for name, value in metrics.compute().items()}
         metrics.reset()
         # "step" is where loggers put the point: at the optimizer steps taken, the same for every stage
-        self.log_dict(values | {"step": float(self.global_step)}, logger=to_loggers)
+        self.log_dict(values | {"step": float(self.global_step)}, logger=to_loggers and bool(self.trainer.loggers))

@@ -10,14 +10,11 @@ from torch import Tensor
 
 from cnnbp.errors import UserError
 
-FIELD, BOX = 28, 20  # MNIST: the ink fits a 20 x 20 box, its centre of mass lies on pixel (14, 14) of a 28 x 28 field
+FIELD, BOX = 28, 20  # sides of MNIST's pictures, and of the box that the ink fits
 
 WORKING_SIZE = 400  # a larger picture is averaged down: faster, less noise, and 20 x 20 is all that is wanted
-
 FAINTEST = 16  # grey levels of 255 between paper and ink below which a picture counts as blank
-
-EDGE = 0.2  # share of the darkest ink from which a pixel counts for the bounding box
-
+EDGE = 0.2  # share of the strongest ink from which a pixel counts for the bounding box
 DUST = 0.002  # share of the ink that may lie beyond each side of the bounding box
 
 
@@ -46,18 +43,21 @@ def load(path: str | Path) -> Tensor:
 
 
 def prepare(image: Image.Image) -> Tensor:
-    """Turn a picture of one digit, of any size, mode and polarity, into one like MNIST's: uint8 (28, 28), ink bright on 0.
+    """Turn a picture of one digit, dark or bright, of any size and mode, into one like MNIST's: uint8 (28, 28).
+
+    The ink is bright on 0, fits a 20 x 20 box, and has its centre of mass on pixel (14, 14) as far as it fits.
 
     Raises:
-        UserError: the picture is blank.
+        UserError: the picture is blank, or its colours cannot be turned into grey.
     """
     ink = _ink(_grey(image))
     (left, right), (top, bottom) = (_extent((ink * (ink > EDGE)).sum(axis)) for axis in (0, 1))
     scale = BOX / max(right - left, bottom - top)
     size = [max(1, round(scale * length)) for length in (right - left, bottom - top)]
     fitted = Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC, (left, top, right, bottom))
-    fitted = np.asarray(fitted).clip(0)
-    return torch.from_numpy(_centred(fitted * (255 / fitted.max())).round().astype(np.uint8))
+    fitted = np.asarray(fitted).clip(0, 1)
+    fitted = fitted / fitted.max()  # thin strokes have grown faint
+    return torch.from_numpy((255 * _centred(fitted)).round().astype(np.uint8))
 
 
 def _grey(image: Image.Image) -> np.ndarray:
@@ -66,25 +66,26 @@ def _grey(image: Image.Image) -> np.ndarray:
     if image.mode in ("I", "F") or image.mode.startswith("I;"):  # no fixed range: use the picture's own
         grey = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
         grey = ((grey - grey.min()) * (255 / max(np.ptp(grey), 1e-30))).astype(np.float32)
-    elif image.has_transparency_data:
-        grey = _flattened(image.convert("RGBA"))
     else:
-        grey = np.asarray(image.convert("L"), np.float32)
+        try:
+            transparent = image.has_transparency_data
+            grey = _flattened(image.convert("RGBA")) if transparent else np.asarray(image.convert("L"), np.float32)
+        except ValueError:
+            raise UserError(f"its colours ({image.mode}) cannot be turned into grey; save it as RGB") from None
     factor = -(-max(grey.shape) // WORKING_SIZE)
     return np.asarray(Image.fromarray(grey).reduce(factor))
 
 
 def _flattened(image: Image.Image) -> np.ndarray:
-    """Lay a transparent picture on paper: of its own colour where it shows a sheet, else what contrasts with the ink."""
+    """Grey levels 0..255, float32 (H, W), of a transparent picture (RGBA) laid on paper."""
     grey = np.asarray(image.convert("L"), np.float32)
     alpha = np.asarray(image.getchannel("A"), np.float32) / 255
     opaque = grey[alpha >= 0.98 * alpha.max()]
+    paper = 0 if opaque.mean() > 127 else 255
     left, top, right, bottom = image.getchannel("A").getbbox() or (0, 0, 1, 1)
     fills_its_box = alpha.sum() > 0.9 * (right - left) * (bottom - top)
-    if fills_its_box and np.ptp(opaque) > 64:
+    if fills_its_box and np.ptp(opaque) > 64:  # no bare ink, but a sheet with the digit on it: go on with its colour
         paper = np.median(opaque)
-    else:
-        paper = 0 if opaque.mean() > 127 else 255
     return paper + (grey - paper) * alpha
 
 
@@ -100,7 +101,7 @@ def _ink(grey: np.ndarray) -> np.ndarray:
 
 
 def _paper(grey: np.ndarray) -> tuple[np.ndarray, float]:
-    """Grey levels of the empty paper, float32 (H, W), and its noise: the light's slope is the plane that fits the border."""
+    """Grey levels of the empty paper, the plane that fits the border (light slopes), float32 (H, W); their noise."""
     border = np.ones(grey.shape, bool)
     border[1:-1, 1:-1] = False
     height, width = (np.linspace(-1, 1, length, dtype=np.float32) for length in grey.shape)
@@ -116,7 +117,8 @@ def _paper(grey: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _extent(profile: np.ndarray) -> tuple[int, int]:
     """First and one past the last position of the ink, less the outermost specks of dust."""
-    share = np.cumsum(profile) / profile.sum()
+    share = np.cumsum(profile, dtype=np.float64)
+    share /= share[-1]
     return np.searchsorted(share, DUST, side="right"), np.searchsorted(share, 1 - DUST) + 1
 
 

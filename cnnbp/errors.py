@@ -1,6 +1,7 @@
 """How mistakes of the person at the keyboard are told: one line, exit status 1, no traceback."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from hydra.errors import CompactHydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-FULL_ERROR = "HYDRA_FULL_ERROR"
+WANTS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 class UserError(ValueError):
@@ -18,16 +19,13 @@ class UserError(ValueError):
 @contextmanager
 def in_one_line() -> Iterator[None]:
     """Turn a user's mistake into one line on stderr and exit status 1, unless HYDRA_FULL_ERROR=1 asks for more."""
-    if os.environ.get(FULL_ERROR) == "1":
-        yield
-        return
-    os.environ[FULL_ERROR] = "1"  # lets Hydra raise its errors instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # lets Hydra raise its errors instead of printing them
     try:
         yield
     except (UserError, CompactHydraException, OmegaConfBaseException) as error:
+        if WANTS_TRACEBACKS:
+            raise
         sys.exit(f"error: {explain(error)}")
-    finally:
-        del os.environ[FULL_ERROR]
 
 
 def explain(error: Exception) -> str:
@@ -41,6 +39,12 @@ def explain(error: Exception) -> str:
         where = str(error).rpartition("full_key: ")[2].strip()
         return " ".join(f"{where}: {error.__cause__}".split())
     if isinstance(error.__cause__, OmegaConfBaseException):
-        cause = error.__cause__
-        return f"{cause.full_key or cause.key}: no such key; python train.py --cfg job prints all of them"
+        return _explain_key(error, error.__cause__)
     return " ".join(str(error).split())
+
+
+def _explain_key(error: Exception, cause: OmegaConfBaseException) -> str:
+    override = re.search(r"use \+(.+)", str(error))
+    keys = [str(key) for key in cause.parent_node or () if not str(key).startswith("_") and key != "hydra"]
+    known = f"; {'choose' if keys else 'see'} {', '.join(keys) or 'python train.py --cfg job'}"
+    return f"{override[1] if override else cause.full_key}: no such key{known}"

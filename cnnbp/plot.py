@@ -10,8 +10,8 @@ from cnnbp.files import replacing
 
 
 @contextmanager
-def figure(path: str | Path, width: float = 8, height: float = 5, **subplots: Any) -> Iterator[Any]:
-    """Yield matplotlib axes and save them as `path`; sizes in inches, `subplots` as for pyplot.subplots.
+def figure(path: str | Path, width: float = 8, height: float = 5, mosaic: list | None = None) -> Iterator[Any]:
+    """Yield matplotlib axes, or a dict of them laid out as `mosaic`, and save them as `path`; sizes in inches.
 
     Raises:
         UserError: matplotlib is not installed, or cannot write files of this kind.
@@ -23,9 +23,9 @@ def figure(path: str | Path, width: float = 8, height: float = 5, **subplots: An
         from matplotlib import pyplot
     except ImportError:
         raise UserError(f"{path}: pictures need matplotlib; pip install matplotlib") from None
-    picture, axes = pyplot.subplots(figsize=(width, height), layout="constrained", **subplots)
+    picture = pyplot.figure(figsize=(width, height), layout="constrained")
     try:
-        yield axes
+        yield picture.subplot_mosaic(mosaic) if mosaic else picture.subplots()
         with replacing(path, "wb") as file:
             picture.savefig(file, format=Path(path).suffix.lstrip(".") or "png", dpi=120)
     except ValueError as error:

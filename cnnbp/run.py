@@ -103,7 +103,6 @@ class Run:
         self.lock.flush()
 
 
-
 def _flat(config: DictConfig) -> dict[str, object]:
     flat = {}
 

@@ -10,7 +10,10 @@ def step(optimizer: Optimizer, epochs: int, steps_per_epoch: int, every: int, ga
 
 def cosine(optimizer: Optimizer, epochs: int, steps_per_epoch: int, final_lr: float) -> dict:
     """Follow half a cosine from the optimizer's rate to `final_lr`, step by step (Loshchilov and Hutter, 2017)."""
-    return {"scheduler": lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps_per_epoch, final_lr), "interval": "step"}
+    return {
+        "scheduler": lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps_per_epoch, final_lr),
+        "interval": "step",
+    }
 
 
 def one_cycle(optimizer: Optimizer, epochs: int, steps_per_epoch: int, warmup: float, **options) -> dict:
@@ -24,4 +27,7 @@ def one_cycle(optimizer: Optimizer, epochs: int, steps_per_epoch: int, warmup: f
 
 def plateau(optimizer: Optimizer, epochs: int, steps_per_epoch: int, factor: float, patience: int) -> dict:
     """Multiply the rate by `factor` when the loss has not fallen for `patience` epochs."""
-    return {"scheduler": lr_scheduler.ReduceLROnPlateau(optimizer, factor=factor, patience=patience), "interval": "epoch"}
+    return {
+        "scheduler": lr_scheduler.ReduceLROnPlateau(optimizer, factor=factor, patience=patience),
+        "interval": "epoch",
+    }

@@ -61,9 +61,7 @@ INNER_FRACTION = Rule("a number between 0 and 1", lambda value: _is_number(value
 BOOLEAN = Rule("true or false", lambda value: isinstance(value, bool))
 TEXT = Rule("a text that is not empty", lambda value: isinstance(value, str) and value != "")
 NULL = Rule("null", lambda value: value is None)
-LIMIT = either(
-    whole(1), Rule("a share above 0, up to 1.0", lambda value: isinstance(value, float) and 0 < value <= 1)
-)
+LIMIT = either(whole(1), Rule("a share above 0, up to 1.0", lambda value: isinstance(value, float) and 0 < value <= 1))
 
 WIDTHS = each(5, whole(1), "five whole numbers above 0")
 RATES = each(4, FRACTION, "four rates from 0 up to, not including, 1")
@@ -73,8 +71,11 @@ ORDER = one_of("activation_norm", "norm_activation")
 
 RULES = {
     "name": Rule(
-        "a file name", lambda value: (isinstance(value, str) and value.strip(". ") and "/" not in value) or
-        (isinstance(value, int) and not isinstance(value, bool))
+        "a file name",
+        lambda value: (
+            (isinstance(value, str) and value.strip(". ") and "/" not in value)
+            or (isinstance(value, int) and not isinstance(value, bool))
+        ),
     ),
     "seed": whole(0, 2**32 - 1),
     "ckpt_path": either(NULL, TEXT),

@@ -1,18 +1,24 @@
 """From a config to the objects that train, and from a trained run to its result."""
 
+import logging
 import platform
 import warnings
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 
 from cnnbp.callbacks.speed import Speed
+from cnnbp.checkpoint import load
+from cnnbp.errors import UserError
 from cnnbp.memory import keep_freed_memory
 
-# Lightning's own calls, of which a user can change nothing
+# what Lightning says of its own calls and of the machine, of which a user can change nothing
+logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
 
@@ -21,6 +27,8 @@ PACKAGES = ("cnnbp", "torch", "torchvision", "pytorch-lightning", "hydra-core", 
 
 def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Trainer]:
     """Seed, then instantiate the data, the model and the trainer."""
+    if config.trainer.accelerator == "gpu" and not torch.accelerator.is_available():
+        raise UserError("trainer.accelerator=gpu: torch finds no GPU here; give trainer=auto or trainer=cpu")
     keep_freed_memory()
     seed_everything(config.seed, verbose=False)
     return (
@@ -54,3 +62,21 @@ def summarise(trainer: Trainer, validation: dict[str, Any], seed: int) -> dict[s
         "seed": seed,
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
     }
+
+
+def restore(directory: str | Path, checkpoint: str = "last") -> tuple[DictConfig, LightningDataModule, LightningModule]:
+    """Build the data and the model of a run directory, with the weights of its "last" or "best" checkpoint.
+
+    Raises:
+        UserError: the directory holds no run, or no such checkpoint, or one that cannot be read.
+    """
+    record = Path(directory) / ".hydra" / "config.yaml"
+    if not record.exists():
+        raise UserError(f"{directory}: no run here; give a directory such as outputs/NAME that train.py made")
+    config = OmegaConf.load(record)
+    path = Path(directory) / "checkpoints" / f"{checkpoint}.ckpt"
+    weights = load(path)
+    model = instantiate(config.model)
+    model.on_load_checkpoint(weights)
+    model.load_state_dict(weights["state_dict"])
+    return config, instantiate(config.data), model.eval()

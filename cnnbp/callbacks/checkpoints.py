@@ -22,5 +22,5 @@ class Checkpoints(Checkpoint):
         accuracy = trainer.callback_metrics.get("accuracy/val")
         if accuracy is not None and accuracy > self.best_accuracy:
             self.best_accuracy = accuracy.item()
-            trainer.save_checkpoint(self.directory / "best.ckpt")
-        trainer.save_checkpoint(self.directory / "last.ckpt")
+            trainer.save_checkpoint(self.directory / "best.ckpt", weights_only=False)
+        trainer.save_checkpoint(self.directory / "last.ckpt", weights_only=False)

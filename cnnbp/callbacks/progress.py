@@ -30,7 +30,9 @@ class Progress(Callback):
         title = f"loss={outputs['loss'].item():.4f} batch_id={batch_idx}"
         if last:
             self.bar.close()
-            _tell(trainer, tqdm.format_meter(batch_idx + 1, trainer.num_training_batches, now - self.start, prefix=title))
+            _tell(
+                trainer, tqdm.format_meter(batch_idx + 1, trainer.num_training_batches, now - self.start, prefix=title)
+            )
         else:
             self.bar.set_description_str(title, refresh=False)
             self.bar.update(batch_idx + 1 - self.bar.n)

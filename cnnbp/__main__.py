@@ -1,0 +1,92 @@
+"""`python -m cnnbp COMMAND`: what can be done beside training; heavy imports come after the arguments are read."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cnnbp.errors import in_one_line
+
+
+def main() -> int | None:
+    """Run one command and return its exit status."""
+    arguments = parser().parse_args()
+    with in_one_line():
+        return arguments.command(arguments)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(prog="python -m cnnbp", description="What can be done beside training.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name, command, text):
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(command=command)
+        return sub
+
+    sub = add("summary", summary, "print the layers of the network, measured on a forward pass")
+    sub.add_argument("overrides", nargs="*", help="as for train.py: dropout=none model.network.norm=group")
+    sub.add_argument("--wide", action="store_true", help="add receptive field, jump and multiply-accumulates")
+
+    sub = add("evaluate", evaluate, "test a trained run, class by class")
+    _add_run(sub)
+    sub.add_argument("--plot", metavar="FILE.png", help="draw the confusion matrix and the worst mistakes")
+
+    sub = add("predict", predict, "read the digits on pictures")
+    _add_run(sub)
+    sub.add_argument("files", nargs="+", metavar="FILE", help="any picture with one digit on a plain ground")
+
+    sub = add("leaderboard", leaderboard, "rank the runs below a directory")
+    sub.add_argument("directory", type=Path, help="a sweep's directory, outputs/NAME")
+    return top
+
+
+def _add_run(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("run", help="a run directory, outputs/NAME")
+    sub.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
+
+
+def summary(arguments: argparse.Namespace) -> None:
+    """Compose the model that the overrides describe and print its table."""
+    import torch
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    from cnnbp.schema import validate
+    from cnnbp.summary import measure, table
+
+    package = Path(__file__).parent
+    conf = next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = compose("config", arguments.overrides)
+    validate(config)
+    print(table(measure(instantiate(config.model.network), torch.zeros(1, 1, 28, 28)), wide=arguments.wide))
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Test a run."""
+    from cnnbp.evaluate import evaluate
+
+    evaluate(arguments.run, arguments.checkpoint, arguments.plot)
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """Read pictures; exit status 1 when one could not be read."""
+    from cnnbp.predict import predict
+
+    return min(predict(arguments.run, arguments.files, arguments.checkpoint), 1)
+
+
+def leaderboard(arguments: argparse.Namespace) -> None:
+    """Rank runs."""
+    from cnnbp.errors import UserError
+    from cnnbp.leaderboard import ranked, table
+
+    rows = ranked(arguments.directory)
+    if not rows:
+        raise UserError(f"{arguments.directory}: no runs here; give a directory such as outputs/NAME")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

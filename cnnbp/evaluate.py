@@ -1,0 +1,89 @@
+"""A trained run on the test set: the run's own numbers, class by class, and its worst mistakes."""
+
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from cnnbp.callbacks.progress import result_line
+from cnnbp.plot import figure
+from cnnbp.training import restore
+
+
+class _Logits(Callback):
+    def __init__(self):
+        self.batches = []
+
+    def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.batches.append(outputs.cpu())
+
+
+def evaluate(directory: str, checkpoint: str = "last", plot: str | None = None) -> None:
+    """Print loss, accuracy and the accuracy of each class; with `plot` draw the confusion matrix and mistakes."""
+    config, data, model = restore(directory, checkpoint)
+    collected = _Logits()
+    trainer = Trainer(
+        precision=config.trainer.precision,
+        callbacks=[collected],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    trainer.test(model, data, verbose=False)
+    loss, accuracy = (trainer.callback_metrics[f"{name}/test"].item() for name in ("loss", "accuracy"))
+    images, labels = (tensor.cpu() for tensor in data.splits["test"])
+    logits = torch.cat(collected.batches)
+    print(result_line("test", loss, accuracy, len(labels)))
+    confusion = multiclass_confusion_matrix(logits, labels, num_classes=10)
+    print(class_table(confusion))
+    if plot:
+        draw(images, labels, logits, confusion, Path(plot))
+        print(plot)
+
+
+def class_table(confusion: Tensor) -> str:
+    """Say for each class of the confusion matrix (10, 10), rows true, how many were right and the main confusion."""
+    lines = ["class  images  correct  accuracy  most often taken for"]
+    for label, row in enumerate(confusion):
+        total, correct = int(row.sum()), int(row[label])
+        others = row.clone()
+        others[label] = 0
+        mistake = f"{int(others.argmax())} ({int(others.max())} times)" if others.any() else "-"
+        accuracy = f"{correct / total:.2%}" if total else "-"
+        lines.append(f"{label:>5}  {total:>6}  {correct:>7}  {accuracy:>8}  {mistake}")
+    return "\n".join(lines)
+
+
+def draw(images: Tensor, labels: Tensor, logits: Tensor, confusion: Tensor, path: Path) -> None:
+    """Draw the confusion matrix beside the 20 images with the largest loss, each with its true and taken class."""
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    probabilities = logits.softmax(1)
+    wrong = (logits.argmax(1) != labels).nonzero().flatten()
+    worst = wrong[losses[wrong].argsort(descending=True)][:20]
+    mosaic = [["matrix"] * 5 + [f"worst{row * 5 + column}" for column in range(5)] for row in range(4)]
+    with figure(path, width=15, height=7, mosaic=mosaic) as axes:
+        matrix = axes.pop("matrix")
+        shown = confusion.float().fill_diagonal_(float("nan"))  # the diagonal would drown the mistakes
+        matrix.imshow(
+            shown, cmap="Reds", vmax=2 * max(1.0, shown.nan_to_num().max().item())
+        )  # pale enough for the counts
+        for true, row in enumerate(confusion.tolist()):
+            for taken, count in enumerate(row):
+                matrix.text(taken, true, count or "", ha="center", va="center", fontsize=9)
+        matrix.set(
+            xticks=range(10),
+            yticks=range(10),
+            xlabel="taken for",
+            ylabel="true class",
+            title=f"{int(confusion.diagonal().sum())} of {len(labels)} right",
+        )
+        for place, index in zip(axes.values(), worst.tolist(), strict=False):
+            taken = int(logits[index].argmax())
+            place.imshow(images[index], cmap="gray_r")
+            place.set_title(f"{labels[index]} taken for {taken}\n({probabilities[index, taken]:.0%} sure)", fontsize=9)
+        for place in axes.values():
+            place.axis("off")

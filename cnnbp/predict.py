@@ -1,0 +1,30 @@
+"""Which digit is on a picture."""
+
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from cnnbp import digits
+from cnnbp.errors import UserError
+from cnnbp.training import restore
+
+
+def predict(directory: str, files: Sequence[str], checkpoint: str = "last") -> int:
+    """Print for each picture the digit and the ten probabilities; return how many could not be read."""
+    _, data, model = restore(directory, checkpoint)
+    width = max(map(len, files))
+    print(f"{'file':{width}}  digit  " + "  ".join(f" p({digit})" for digit in range(10)))
+    unreadable = 0
+    for file in files:
+        try:
+            image = digits.load(file)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            unreadable += 1
+            continue
+        with torch.inference_mode():
+            probabilities = model(data.normalise(image[None, None].float())).softmax(1)[0]
+        shares = "  ".join(f"{share:.3f}" for share in probabilities)
+        print(f"{file:{width}}  {int(probabilities.argmax()):5}  {shares}")
+    return unreadable
