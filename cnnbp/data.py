@@ -50,6 +50,7 @@ class Batches:
             if self.seed is not None:
                 torch.manual_seed(mix(self.seed, self.epoch, batch, self.rank))
             yield self.images[index], self.labels[index]
+        self.position = {"epoch": self.epoch + 1, "batch": 0}
 
     def _order(self) -> Tensor:
         if self.seed is None:

@@ -16,13 +16,22 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, of any shape and floating dtype, to the same shape, dtype and memory format."""
-        drops = round(self.p * LANE_VALUES)
-        if torch.jit.is_scripting() or not (self.training and x.device.type == "cpu" and 0 < drops < LANE_VALUES):
+        if torch.jit.is_scripting():
             return F.dropout(x, self.p, self.training)
-        kept, scale = keep_mask(x, drops), LANE_VALUES / (LANE_VALUES - drops)
-        if x.dtype in (torch.float32, torch.float64):
-            return x * kept.mul_(scale)
-        return x * kept * scale  # in 16 bits the scale itself would be rounded, by up to 0.2 %
+        else:
+            fast = self.training and x.device.type == "cpu"
+            return dropout(x, self.p) if fast else F.dropout(x, self.p, self.training)
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    """Drop elements of x, on the CPU, with probability p, and scale the others."""
+    drops = round(p * LANE_VALUES)
+    if not 0 < drops < LANE_VALUES:
+        return F.dropout(x, p)
+    kept, scale = keep_mask(x, drops), LANE_VALUES / (LANE_VALUES - drops)
+    if x.dtype in (torch.float32, torch.float64):
+        return x * kept.mul_(scale)
+    return x * kept * scale  # in 16 bits the scale itself would be rounded, by up to 0.2 %
 
 
 def keep_mask(x: Tensor, drops: int) -> Tensor:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from cnnbp import schema
+from cnnbp.errors import UserError
 from cnnbp.layers import Dropout
 
 # kernel size, stride and padding of the five blocks
@@ -18,12 +20,11 @@ ACTIVATIONS = {
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
 }
+GROUPS = 4  # of group normalisation
 NORMS = {
     "batch": nn.BatchNorm2d,
-    "group": lambda channels: nn.GroupNorm(num_groups=4, num_channels=channels),
-    "none": None,
+    "group": lambda channels: nn.GroupNorm(GROUPS, channels),
 }
-ORDERS = ("activation_norm", "norm_activation")
 
 
 class Network(nn.Module):
@@ -33,11 +34,11 @@ class Network(nn.Module):
         widths: output channels of the five blocks.
         dropout: rates in [0, 1) after blocks 1 to 4; a rate of 0 leaves the layer out.
         activation: a key of `ACTIVATIONS`.
-        norm: a key of `NORMS`; group normalisation has four groups.
+        norm: a key of `NORMS`, or "none".
         order: "activation_norm" (as published) or "norm_activation" (the usual order).
 
     Raises:
-        ValueError: names the argument, its value and what is allowed.
+        UserError: names the argument, its value and what is allowed.
     """
 
     def __init__(
@@ -49,7 +50,13 @@ class Network(nn.Module):
         order: str = "activation_norm",
     ):
         super().__init__()
-        _check(widths, dropout, activation, norm, order)
+        schema.WIDTHS.check("widths", widths)
+        schema.RATES.check("dropout", dropout)
+        schema.ACTIVATION.check("activation", activation)
+        schema.NORM.check("norm", norm)
+        schema.ORDER.check("order", order)
+        if norm == "group" and any(width % GROUPS for width in widths):
+            raise UserError(f"widths={widths}: must be multiples of {GROUPS} for group normalisation")
         channels = [1, *widths]
         rates = [*dropout, 0]
         blocks = [
@@ -73,29 +80,10 @@ class Network(nn.Module):
 
 def _block(inputs, outputs, geometry, rate, activation, norm, order) -> nn.Sequential:
     layers = OrderedDict(conv=nn.Conv2d(inputs, outputs, *geometry), activation=ACTIVATIONS[activation]())
-    if norm != "none":
+    if norm in NORMS:
         layers["norm"] = NORMS[norm](outputs)
     if order == "norm_activation":
         layers.move_to_end("activation")
     if rate:
         layers["dropout"] = Dropout(rate)
     return nn.Sequential(layers)
-
-
-def _check(widths, dropout, activation, norm, order) -> None:
-    def require(name, value, valid, allowed):
-        if not valid:
-            raise ValueError(f"{name}={value}: must be {allowed}")
-
-    def numbers(values, count, kinds):
-        return len(values) == count and all(isinstance(v, kinds) and not isinstance(v, bool) for v in values)
-
-    multiple = 4 if norm == "group" else 1
-    allowed = "five whole numbers" + (", multiples of 4 for group normalisation" if multiple == 4 else " above 0")
-    valid = numbers(widths, 5, int) and all(width > 0 and width % multiple == 0 for width in widths)
-    require("widths", widths, valid, allowed)
-    valid = numbers(dropout, 4, (int, float)) and all(0 <= rate < 1 for rate in dropout)
-    require("dropout", dropout, valid, "four rates from 0 up to, not including, 1")
-    require("activation", activation, activation in ACTIVATIONS, "one of " + ", ".join(ACTIVATIONS))
-    require("norm", norm, norm in NORMS, "one of " + ", ".join(NORMS))
-    require("order", order, order in ORDERS, "one of " + ", ".join(ORDERS))

@@ -1,11 +1,13 @@
 """The run directory: what a command that is given the same name finds there, and what it leaves."""
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
 import shutil
 import socket
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +19,19 @@ from cnnbp.errors import UserError
 from cnnbp.files import replacing
 
 log = logging.getLogger(__name__)
+
+LONGEST_NAME = 200  # file systems allow 255 bytes
+
+
+def file_name(text: str) -> str:
+    """Make one directory's name of a job's overrides: no slashes, and not too long for a file system."""
+    name = text.replace("/", "_")
+    return (
+        name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    )
+
+
+OmegaConf.register_new_resolver("file_name", file_name, replace=True)
 
 
 class Run:
@@ -50,6 +65,8 @@ class Run:
             (self.path / "error.txt").write_text(" ".join(f"{kind.__name__}: {error}".split()) + "\n")
         elif error and self.fresh and not self.last_checkpoint:
             shutil.rmtree(self.path, ignore_errors=True)
+            with suppress(OSError):
+                os.removedirs(self.path.parent)  # as far up as they are empty
         self.lock.close()
         return in_sweep
 

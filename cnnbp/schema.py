@@ -1,7 +1,7 @@
 """What each value of the config may be, checked before anything heavy is imported or anything is created."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
@@ -44,7 +44,12 @@ def each(count: int, rule: Rule, allowed: str) -> Rule:
     """A list of `count` values that each pass `rule`."""
     return Rule(
         allowed,
-        lambda value: isinstance(value, (list, tuple)) and len(value) == count and all(map(rule.accepts, value)),
+        lambda value: (
+            isinstance(value, Sequence)
+            and not isinstance(value, str)
+            and len(value) == count
+            and all(map(rule.accepts, value))
+        ),
     )
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import zlib
+from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
@@ -49,8 +50,9 @@ class Images(NamedTuple):
     test_labels: Tensor
 
 
+@cache
 def embedded_mnist() -> Images:
-    """Read the packaged MNIST: 60,000 training and 10,000 test images.
+    """Read the packaged MNIST, once for all the jobs of a sweep: 60,000 training and 10,000 test images.
 
     Raises:
         UserError: the file is missing or its SHA-256 is wrong.

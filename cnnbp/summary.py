@@ -80,7 +80,9 @@ def table(layers: list[Layer], input_shape: tuple[int, ...] = (1, 28, 28), wide:
     width += 34 if wide else 0
 
     def line(name, shape, parameters, *rest):
-        return f"{name:>20}  {shape:>25} {parameters:>15}" + "".join(f" {x:>{w}}" for x, w in zip(rest, (8, 8, 15)))
+        return f"{name:>20}  {shape:>25} {parameters:>15}" + "".join(
+            f" {x:>{w}}" for x, w in zip(rest, (8, 8, 15), strict=False)
+        )
 
     rows = [
         line(

@@ -1,0 +1,108 @@
+"""Mistakes of the user: one line, exit status 1, no directory left behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+MISTAKES = {
+    "optimiser=adam": "error: optimiser=adam: no such key; choose data, ",
+    "optimizer.lrr=1": "error: optimizer.lrr=1: no such key; choose lr, momentum, weight_decay",
+    "optimizer=foo": "error: optimizer=foo: no such choice; choose adam, adamw, rmsprop, sgd",
+    "trainer.max_epochs=0": "error: trainer.max_epochs=0: must be a whole number, 1 or more",
+    "trainer.max_epochs=-3": "error: trainer.max_epochs=-3: must be a whole number, 1 or more",
+    "dropout.rates=[2,0,0,0]": "error: dropout.rates=[2, 0, 0, 0]: must be four rates from 0 up to, not including, 1",
+    "dropout.rates=[1,": "error: dropout.rates=[1,: is not KEY=VALUE as Hydra reads it",
+    "data.batch_size=0": "error: data.batch_size=0: must be a whole number from 1 to 60000",
+    "data.val_size=60000": "error: data.val_size=60000: must be a whole number from 0 to 59999",
+    "optimizer.lr=-1": "error: optimizer.lr=-1: must be a number above 0",
+    "optimizer.lr=abc": "error: optimizer.lr=abc: must be a number above 0",
+    "ckpt_path=nowhere.ckpt": "error: checkpoint nowhere.ckpt: no such file",
+    "+trainer.foo=1": "error: trainer: Trainer.__init__() got an unexpected keyword argument 'foo'",
+    "+optimizer.foo=1": "error: optimizer or scheduler: SGD.__init__() got an unexpected keyword argument 'foo'",
+    "seed=${foo}": "error: Interpolation key 'foo' not found",
+    "name=a/b": "error: name=a/b: must be a file name",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_one_line(train, capfd, mistake):
+    with pytest.raises(SystemExit) as exit:
+        train("trainer=smoke", mistake)
+    assert exit.value.code.startswith(MISTAKES[mistake])
+    assert "\n" not in exit.value.code
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert not [path for path in Path().glob("outputs/*") if path.is_dir()]
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
+def test_a_missing_gpu(train):
+    with pytest.raises(SystemExit, match=r"trainer.accelerator=gpu: torch finds no GPU here; give trainer=auto"):
+        train("trainer=gpu", "name=run")
+    assert not Path("outputs/run").exists()
+
+
+def test_damaged_and_foreign_checkpoints(train):
+    train("trainer=smoke", "name=run")
+    good = Path("outputs/run/checkpoints/last.ckpt")
+    Path("cut.ckpt").write_bytes(good.read_bytes()[:5000])
+    Path("text.ckpt").write_text("hello")
+    torch.save({"a": 1}, "other.ckpt")
+    for name, reason in (("cut", "cannot be read"), ("text", "cannot be read"), ("other", "holds no state_dict")):
+        with pytest.raises(SystemExit, match=f"error: checkpoint {name}.ckpt: {reason}"):
+            train("trainer=smoke", "name=x", f"ckpt_path={name}.ckpt")
+    with pytest.raises(SystemExit, match="the checkpoint is of another architecture"):
+        train("trainer=smoke", "name=x", f"ckpt_path={good}", "model.network.widths=[8,8,8,8,8]")
+    assert not Path("outputs/x").exists()
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(train, tmp_path):
+    class Malicious:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "was-run",))
+
+    torch.save({"state_dict": Malicious()}, "bad.ckpt")
+    with pytest.raises(SystemExit, match="error: checkpoint bad.ckpt: cannot be read"):
+        train("trainer=smoke", "name=x", "ckpt_path=bad.ckpt")
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_a_failed_run_does_not_touch_what_was_there(train):
+    kept = Path("outputs/run/job/result.json")
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
+    with pytest.raises(SystemExit):
+        train("trainer=smoke", "name=run", "optimizer.lr=-1")
+    assert kept.exists()
+
+
+def test_a_directory_in_use_is_refused_with_its_holder(train):
+    import fcntl
+
+    lock = Path("outputs/run/.lock")
+    lock.parent.mkdir(parents=True)
+    with lock.open("w") as file:
+        file.write("process 123 on some-host since today")
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit, match="is in use by process 123 on some-host since today"):
+            train("trainer=smoke", "name=run")
+    train("trainer=smoke", "name=run")  # a lock left by a dead process holds nobody
+
+
+def test_help_names_groups_and_examples_without_heavy_imports(tmp_path):
+    command = [sys.executable, "-X", "importtime", ROOT / "train.py", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert "optimizer: adam, adamw, rmsprop, sgd" in done.stdout
+    assert done.stdout.count("python train.py ") == 3
+    assert " torch" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("evaluate", "nowhere"), ("predict", "nowhere", "a.png"), ("leaderboard", "x")])
+def test_commands_on_a_directory_that_is_no_run(cnnbp, arguments):
+    with pytest.raises(SystemExit, match="^error: .*: no runs? here; give a directory such as outputs/NAME"):
+        cnnbp(*arguments)
