@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from cnnbp.callbacks.progress import result_line
 from cnnbp.plot import figure
-from cnnbp.training import restore
+from cnnbp.training import resolve_precision, restore
 
 
 class _Logits(Callback):
@@ -26,7 +26,7 @@ def evaluate(directory: str, checkpoint: str = "last", plot: str | None = None) 
     config, data, model = restore(directory, checkpoint)
     collected = _Logits()
     trainer = Trainer(
-        precision=config.trainer.precision,
+        precision=resolve_precision(config.trainer),
         callbacks=[collected],
         logger=False,
         enable_checkpointing=False,

@@ -84,8 +84,9 @@ class Run:
         OmegaConf.save(self.config, records / "config.yaml")
         OmegaConf.save(hydra.overrides.task, records / "overrides.yaml")
         OmegaConf.save(OmegaConf.create({"hydra": hydra}), records / "hydra.yaml")
-        if self.last_checkpoint:
-            log.info("continuing %s from its last checkpoint", self.path)
+        log.info(
+            "%s%s", os.path.relpath(self.path), ", continued from its last checkpoint" * bool(self.last_checkpoint)
+        )
 
     def finish(self, result: dict) -> None:
         """Store the result; from now on the same command returns it."""

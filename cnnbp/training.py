@@ -36,10 +36,23 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
         instantiate(config.model),
         instantiate(
             config.trainer,
+            precision=resolve_precision(config.trainer),
             callbacks=list(instantiate(config.callbacks).values()),
             logger=list(instantiate(config.logger).values()),
         ),
     )
+
+
+def resolve_precision(trainer: DictConfig) -> str:
+    """Choose for "auto": bfloat16 autocast where the processor computes it natively, elsewhere float32."""
+    if trainer.precision != "auto":
+        return trainer.precision
+    if trainer.accelerator != "cpu" and torch.accelerator.is_available():
+        native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return "bf16-mixed" if native else "32-true"
 
 
 def summarise(trainer: Trainer, validation: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -58,6 +71,7 @@ def summarise(trainer: Trainer, validation: dict[str, Any], seed: int) -> dict[s
         result |= {"train_seconds": speed["seconds"], "samples_per_second": speed["samples"] / speed["seconds"]}
     network = trainer.lightning_module.network
     return result | {
+        "precision": trainer.precision,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "seed": seed,
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},

@@ -11,7 +11,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parents[1]
-SMOKE = ("trainer=smoke", "name=run")
+SMALL = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100")
+SMOKE = (*SMALL, "name=run")
 
 # how the published pipeline reads its log
 PUBLISHED_LINE = re.compile(r"Test set: Average loss: \d+\.\d{4}, Accuracy: \d+/\d+ \((\d+\.\d+)%\)")
@@ -54,13 +55,14 @@ def test_the_result_holds_what_it_promises(run):
         "parameters", "seed", "versions",
     }  # fmt: skip
     assert (stored["epochs"], stored["steps"], stored["parameters"], stored["seed"]) == (2, 6, 19_866, 1)
-    assert stored["samples_per_second"] == pytest.approx(6 * 128 / stored["train_seconds"])
+    assert stored["samples_per_second"] == pytest.approx(6 * 16 / stored["train_seconds"])
 
 
 def test_the_log_with_a_validation_split(run):
     lines = run.splitlines()
-    assert re.fullmatch(r"loss=\d\.\d{4} batch_id=2: 100%\|█+\| 3/3 \[.*(it/s|s/it)\]", lines[0])
-    assert lines[1].startswith("Validation set: Average loss: ")
+    assert lines[0] == "outputs/run"
+    assert re.fullmatch(r"loss=\d\.\d{4} batch_id=2: 100%\|█+\| 3/3 \[.*(it/s|s/it)\]", lines[1])
+    assert lines[2].startswith("Validation set: Average loss: ")
     assert sum(line.startswith("Validation set:") for line in lines) == 2
     assert sum(line.startswith("Test set:") for line in lines) == 1
 
@@ -113,7 +115,7 @@ def test_another_config_under_the_same_name_is_refused(run, train):
 
 
 def test_an_interrupted_run_continues_to_the_same_weights(train, monkeypatch):
-    options = ("trainer=smoke", "trainer.max_epochs=3", "optimizer=adamw", "scheduler=one_cycle", "augment=affine")
+    options = (*SMALL, "trainer.max_epochs=3", "optimizer=adamw", "scheduler=one_cycle", "augment=affine")
     train(*options, "name=whole")
 
     from cnnbp.callbacks.progress import Progress
@@ -133,14 +135,14 @@ def test_an_interrupted_run_continues_to_the_same_weights(train, monkeypatch):
 
 
 def test_ckpt_path_continues_in_a_new_directory(run, train):
-    train("trainer=smoke", "name=more", "trainer.max_epochs=3", "data.val_size=5000", "trainer.limit_train_batches=3",
+    train(*SMALL, "name=more", "trainer.max_epochs=3", "data.val_size=5000", "trainer.limit_train_batches=3",
           "ckpt_path=outputs/run/checkpoints/last.ckpt")  # fmt: skip
     assert result("more")["steps"] == 9
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(train):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train("trainer=smoke", f"name={name}", f"seed={seed}")
+        train(*SMALL, f"name={name}", f"seed={seed}")
     a, b, c = (
         torch.load(f"outputs/{name}/checkpoints/last.ckpt", weights_only=True)["state_dict"]["network.conv5.weight"]
         for name in "abc"
@@ -150,13 +152,13 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(train):
 
 
 def test_a_sweep_ends_with_a_leaderboard(train, capfd):
-    train("-m", "trainer=smoke", "name=sweep", "dropout=none,baseline", "optimizer=sgd,adamw")
+    train("-m", *SMALL, "name=sweep", "dropout=none,baseline", "optimizer=sgd,adamw")
     out = capfd.readouterr().out
     with open("outputs/sweep/leaderboard.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["rank"] for row in rows] == ["1", "2", "3", "4"]
     assert {row["overrides"] for row in rows} == {
-        f"dropout={dropout},optimizer={optimizer},trainer=smoke"
+        f"data.batch_size=16,data.eval_batch_size=100,dropout={dropout},optimizer={optimizer},trainer=smoke"
         for dropout in ("none", "baseline")
         for optimizer in ("sgd", "adamw")
     }
@@ -168,9 +170,9 @@ def test_a_sweep_ends_with_a_leaderboard(train, capfd):
 
 def test_a_failing_job_is_reported_and_stops_no_other(train, capfd):
     with pytest.raises(SystemExit, match="1 of 2 jobs failed"):
-        train("-m", "trainer=smoke", "name=sweep", "optimizer.lr=-1,0.1")
+        train("-m", *SMALL, "name=sweep", "optimizer.lr=-1,0.1")
     assert "optimizer.lr=-1: must be a number above 0" in capfd.readouterr().out
-    assert result("sweep/optimizer.lr=0.1,trainer=smoke")["steps"] == 2
+    assert result("sweep/data.batch_size=16,data.eval_batch_size=100,optimizer.lr=0.1,trainer=smoke")["steps"] == 2
 
 
 @pytest.fixture(autouse=True)
