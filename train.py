@@ -4,14 +4,14 @@ import hydra
 from omegaconf import DictConfig
 
 from cnnbp.errors import in_one_line
-from cnnbp.run import Run
+from cnnbp.run import Run, open_run
 from cnnbp.schema import validate
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> float | None:
-    """Train, test and write result.json; return the accuracy that a sweep maximises, None where the job failed."""
-    with in_one_line(), Run(config) as run:
+    """Train, test and write result.json; return the accuracy that a sweep maximises, or None."""
+    with in_one_line(), open_run(config) as run:
         validate(config)
         if not run.finished:
             train(config, run)

@@ -24,10 +24,12 @@ class Gate:
 
     def __init__(self, accelerator: str, answers):
         has_gpu = torch.accelerator.is_available()
+        if accelerator == "gpu" and not has_gpu:
+            sys.exit("--accelerator gpu: torch finds no GPU here")
         self.accelerator = accelerator if accelerator != "auto" else "gpu" if has_gpu else "cpu"
         self.device = torch.accelerator.current_accelerator() if self.accelerator == "gpu" else torch.device("cpu")
         self.facts = {"device": device_name(self.device), "threads": torch.get_num_threads(), "form": "32-true"}
-        self.answers, self.left, self.start = answers, 0, 0.0
+        self.answers, self.left, self.start = answers, 0, time.perf_counter()
 
     def step(self) -> None:
         """To be called in front of each step."""

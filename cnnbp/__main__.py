@@ -4,7 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from cnnbp.errors import in_one_line
+from omegaconf import DictConfig
+
+from cnnbp.errors import UserError, in_one_line
 
 
 def main() -> int | None:
@@ -36,6 +38,14 @@ def parser() -> argparse.ArgumentParser:
     _add_run(sub)
     sub.add_argument("files", nargs="+", metavar="FILE", help="any picture with one digit on a plain ground")
 
+    sub = add("explain", explain, "follow one image through the network, and its gradient back")
+    sub.add_argument("paths", nargs="*", metavar="PATH", help="a run directory, outputs/NAME, then perhaps a picture")
+    sub.add_argument("--untrained", nargs="*", metavar="OVERRIDE", help="a fresh network instead of a run's")
+    sub.add_argument("--index", type=int, default=7, help="which test image (default: 7)")
+    sub.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
+    sub.add_argument("--plot", metavar="FILE.png", help="draw the journey")
+    sub.add_argument("--animate", metavar="FILE.gif", help="film the wave forward and the wave back")
+
     sub = add("leaderboard", leaderboard, "rank the runs below a directory")
     sub.add_argument("directory", type=Path, help="a sweep's directory, outputs/NAME")
     return top
@@ -47,20 +57,55 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
 
 
 def summary(arguments: argparse.Namespace) -> None:
-    """Compose the model that the overrides describe and print its table."""
+    """Print the table of the model that the overrides describe."""
     import torch
-    from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from cnnbp.schema import validate
     from cnnbp.summary import measure, table
+
+    config = _compose(arguments.overrides)
+    print(table(measure(instantiate(config.model.network), torch.zeros(1, 1, 28, 28)), wide=arguments.wide))
+
+
+def explain(arguments: argparse.Namespace) -> None:
+    """Follow a picture, or a test image, through a run's network or a fresh one."""
+    import torch
+    from hydra.utils import instantiate
+
+    from cnnbp import digits
+    from cnnbp.explain import explain
+    from cnnbp.training import restore
+
+    paths = list(arguments.paths)
+    if arguments.untrained is not None:
+        config, source = _compose(arguments.untrained), "untrained"
+        torch.manual_seed(config.seed)
+        data, network = instantiate(config.data), instantiate(config.model.network)
+    elif paths:
+        source = paths.pop(0)
+        config, data, model = restore(source, arguments.checkpoint)
+        network = model.network
+    else:
+        raise UserError("explain: name a run directory, outputs/NAME, or give --untrained")
+    if paths:
+        name, image, label = paths[0], digits.load(paths[0]), None
+    else:
+        name, (image, label) = f"test image {arguments.index}", data.test_image(arguments.index)
+    title = f"{source}, {name}"
+    explain(network, image, data.normalise, config.optimizer.lr, title, label, arguments.plot, arguments.animate)
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+
+    from cnnbp.schema import validate
 
     package = Path(__file__).parent
     conf = next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
     with initialize_config_dir(str(conf), version_base="1.3"):
-        config = compose("config", arguments.overrides)
+        config = compose("config", overrides)
     validate(config)
-    print(table(measure(instantiate(config.model.network), torch.zeros(1, 1, 28, 28)), wide=arguments.wide))
+    return config
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -79,7 +124,6 @@ def predict(arguments: argparse.Namespace) -> int:
 
 def leaderboard(arguments: argparse.Namespace) -> None:
     """Rank runs."""
-    from cnnbp.errors import UserError
     from cnnbp.leaderboard import ranked, table
 
     rows = ranked(arguments.directory)

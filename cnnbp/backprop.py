@@ -257,18 +257,29 @@ def backward(records: list[Record]) -> tuple[dict[str, Tensor], Tensor]:
     return gradients, dy
 
 
-def backpropagate(network: nn.Module, images: Tensor, labels: Tensor, label_smoothing: float = 0.0):
-    """Do by hand what `loss = F.cross_entropy(network(images), labels); loss.backward()` does.
+def loss_and_logits(network: nn.Module, images: Tensor, labels: Tensor, label_smoothing: float = 0.0):
+    """Return the loss () and the logits (N, 10); `loss.backward()` then walks back by hand.
 
-    Adds to each parameter's `grad` in the parameter's memory layout; returns the loss () and the logits (N, 10).
     Works in the parameters' precision, also under autocast.
     """
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        records = forward(network, images, labels, label_smoothing)
-        gradients, _ = backward(records)
-        for name, parameter in network.named_parameters():
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                parameter.grad += gradients[name]
-    return records[-1].output, records[-1].input
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    return _ByHand.apply(network, images, labels, label_smoothing, names, *parameters)
+
+
+class _ByHand(torch.autograd.Function):
+    """The whole chain as one step of autograd, which only hands our gradients to the parameters."""
+
+    @staticmethod
+    def forward(ctx, network, images, labels, label_smoothing, names, *parameters):
+        with torch.autocast(images.device.type, enabled=False):
+            ctx.records = forward(network, images, labels, label_smoothing)
+        ctx.names = names
+        logits = ctx.records[-1].input
+        ctx.mark_non_differentiable(logits)
+        return ctx.records[-1].output, logits
+
+    @staticmethod
+    def backward(ctx, dloss, _):
+        with torch.autocast(dloss.device.type, enabled=False):
+            gradients, _ = backward(ctx.records)
+        return None, None, None, None, None, *(dloss * gradients[name] for name in ctx.names)

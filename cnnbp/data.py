@@ -133,6 +133,14 @@ class DataModule(LightningDataModule):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return Batches(*self.splits[split], size, seed, rank, world_size)
 
+    def test_image(self, index: int) -> tuple[Tensor, int]:
+        """The test image (28, 28), uint8, at `index`, and its label."""
+        self.setup("test")
+        images, labels = self.splits["test"]
+        if not 0 <= index < len(labels):
+            raise UserError(f"--index {index}: must be from 0 to {len(labels) - 1}, a test image")
+        return images[index], int(labels[index])
+
     def train_dataloader(self) -> Batches:
         return self.batches("train")
 

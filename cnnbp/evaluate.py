@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import torch
-from pytorch_lightning import Callback, Trainer
+from omegaconf import DictConfig
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
@@ -24,6 +25,18 @@ class _Logits(Callback):
 def evaluate(directory: str, checkpoint: str = "last", plot: str | None = None) -> None:
     """Print loss, accuracy and the accuracy of each class; with `plot` draw the confusion matrix and mistakes."""
     config, data, model = restore(directory, checkpoint)
+    loss, accuracy, logits = on_test_set(config, data, model)
+    images, labels = (tensor.cpu() for tensor in data.splits["test"])
+    print(result_line("test", loss, accuracy, len(labels)))
+    confusion = multiclass_confusion_matrix(logits, labels, num_classes=10)
+    print(class_table(confusion))
+    if plot:
+        draw(images, labels, logits, confusion, Path(plot))
+        print(plot)
+
+
+def on_test_set(config: DictConfig, data: LightningDataModule, model: LightningModule) -> tuple[float, float, Tensor]:
+    """Run the whole test set through a model in the precision of its run; return loss, accuracy and logits (N, 10)."""
     collected = _Logits()
     trainer = Trainer(
         precision=resolve_precision(config.trainer),
@@ -35,14 +48,7 @@ def evaluate(directory: str, checkpoint: str = "last", plot: str | None = None) 
     )
     trainer.test(model, data, verbose=False)
     loss, accuracy = (trainer.callback_metrics[f"{name}/test"].item() for name in ("loss", "accuracy"))
-    images, labels = (tensor.cpu() for tensor in data.splits["test"])
-    logits = torch.cat(collected.batches)
-    print(result_line("test", loss, accuracy, len(labels)))
-    confusion = multiclass_confusion_matrix(logits, labels, num_classes=10)
-    print(class_table(confusion))
-    if plot:
-        draw(images, labels, logits, confusion, Path(plot))
-        print(plot)
+    return loss, accuracy, torch.cat(collected.batches)
 
 
 def class_table(confusion: Tensor) -> str:

@@ -94,7 +94,7 @@ class Run:
             json.dump(result, file, indent=2)
         log.info("accuracy %.2f %%; everything of this run is in %s", 100 * self.score(), os.path.relpath(self.path))
 
-    def score(self) -> float:
+    def score(self) -> float | None:
         """What a sweep maximises: the validation accuracy, without a validation split the test accuracy."""
         result = json.loads((self.path / "result.json").read_text())
         return result.get("val_accuracy", result["accuracy"])
@@ -119,6 +119,34 @@ class Run:
         self.lock.truncate(0)
         self.lock.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
         self.lock.flush()
+
+
+class Follower(Run):
+    """The part that a further process of a distributed run has in the directory: none, it is the first one's."""
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, kind, error, trace) -> bool:
+        return False
+
+    def start(self) -> None: ...
+
+    def finish(self, result: dict) -> None: ...
+
+    def score(self) -> None: ...
+
+
+def open_run(config: DictConfig) -> Run:
+    """The run directory of a config, for this process of the run.
+
+    Raises:
+        UserError: several processes in a multirun: each would start the whole sweep again.
+    """
+    if config.trainer.strategy == "ddp" and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError("trainer.strategy=ddp: runs alone, not in a multirun; leave out -m, or give trainer=auto")
+    further = any(int(os.environ.get(rank, 0)) for rank in ("LOCAL_RANK", "SLURM_PROCID"))
+    return Follower(config) if further else Run(config)
 
 
 def _flat(config: DictConfig) -> dict[str, object]:

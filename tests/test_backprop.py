@@ -267,37 +267,36 @@ def test_twenty_steps_by_hand_are_autograds(memory_format):
     by_autograd = copy.deepcopy(by_hand)
     batches = [batch(4) for _ in range(20)]
 
-    def train(network, fill):
+    def train(network, loss_of):
         optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
         torch.manual_seed(5)
         losses = []
         for images, labels in batches:
             optimizer.zero_grad()
-            losses.append(fill(network, images, labels).item())
+            loss = loss_of(network, images, labels)
+            loss.backward()
             optimizer.step()
+            losses.append(loss.item())
         return losses
 
-    def autograd(network, images, labels):
-        loss = F.cross_entropy(network(images), labels)
-        loss.backward()
-        return loss
-
-    losses = train(by_hand, lambda *arguments: backprop.backpropagate(*arguments)[0])
-    assert losses == pytest.approx(train(by_autograd, autograd), rel=1e-9)
+    losses = train(by_hand, lambda *arguments: backprop.loss_and_logits(*arguments)[0])
+    wanted = train(by_autograd, lambda network, images, labels: F.cross_entropy(network(images), labels))
+    assert losses == pytest.approx(wanted, rel=1e-9)
     for name, values in by_autograd.state_dict().items():
         assert_close(by_hand.state_dict()[name], values, 1e-9)
 
 
-def test_backpropagate_fills_grad_like_backward():
+def test_backward_accumulates_in_the_layout_of_the_parameters():
     network = Network(**SMALL).to(memory_format=torch.channels_last)
     network.conv5.bias.requires_grad_(False)
     images, labels = torch.randn(3, 1, 28, 28), torch.tensor([1, 2, 3])
-    loss, logits = backprop.backpropagate(network.eval(), images, labels)
-    assert not loss.requires_grad
+    loss, logits = backprop.loss_and_logits(network.eval(), images, labels)
+    loss.backward()
     assert loss.item() == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
     once = {name: p.grad.clone() for name, p in network.named_parameters() if p.requires_grad}
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        backprop.backpropagate(network, images, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = backprop.loss_and_logits(network, images, labels)
+        loss.backward()
     assert network.conv5.bias.grad is None
     for name, gradient in once.items():
         parameter = network.get_parameter(name)

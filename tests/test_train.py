@@ -4,6 +4,8 @@ import csv
 import json
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,6 +134,31 @@ def test_an_interrupted_run_continues_to_the_same_weights(train, monkeypatch):
     whole, cut = (torch.load(f"outputs/{name}/checkpoints/last.ckpt", weights_only=True) for name in ("whole", "cut"))
     for name, value in whole["state_dict"].items():
         assert torch.equal(value, cut["state_dict"][name]), name
+
+
+def test_training_by_hand_ends_near_autograd(train):
+    """In float32, after three steps: exactness is shown in float64 in test_backprop.py."""
+    options = (*SMALL, "trainer.limit_train_batches=3", "model.channels_last=false", "trainer.precision=32-true")
+    for way in ("autograd", "by_hand"):
+        train(*options, f"name={way}", f"model.backprop={way}")
+    a, b = (torch.load(f"outputs/{way}/checkpoints/last.ckpt", weights_only=True) for way in ("autograd", "by_hand"))
+    for name, value in a["state_dict"].items():
+        torch.testing.assert_close(b["state_dict"][name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_two_processes_share_a_run(tmp_path):
+    command = [sys.executable, ROOT / "train.py", "trainer=ddp", "trainer.accelerator=cpu", "name=run", *SMALL[1:],
+               "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "~logger.csv",
+               "trainer.limit_test_batches=1"]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "outputs/run/result.json").read_text())["steps"] == 2
+    assert done.stdout.count("Test set:") == 1
+
+
+def test_two_processes_in_a_multirun_are_refused(train):
+    with pytest.raises(SystemExit, match="trainer.strategy=ddp: runs alone, not in a multirun"):
+        train("-m", "trainer=ddp", "name=sweep", "seed=1,2")
 
 
 def test_ckpt_path_continues_in_a_new_directory(run, train):

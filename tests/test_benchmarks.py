@@ -1,0 +1,148 @@
+"""No time is asserted here: a test machine is too busy for that."""
+
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks import FLOAT32, NO_DROPOUT, VARIANTS, plain
+from benchmarks.ours import objects
+from benchmarks.report import summarise, tables
+from benchmarks.tutorial import Tutorial
+from benchmarks.worker import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def benchmark(*arguments):
+    command = [sys.executable, "-m", "benchmarks", "--steps=1", "--rounds=1", "--threads=1", "--accelerator=cpu"]
+    return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def check_files(directory, names):
+    results = json.loads((directory / "results.json").read_text())
+    assert list(results["variants"]) == names
+    for variant in results["variants"].values():
+        speed = variant["samples_per_second"]
+        assert 0 < speed["min"] == speed["median"] == speed["max"] < math.inf
+        assert 0 < variant["peak_mb"] < math.inf
+    assert all(0 < ratio["median"] < math.inf for ratio in results["ratios"])
+    assert (directory / "bars.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_program_measures_prints_stores_and_draws(tmp_path):
+    files = f"--json={tmp_path}/results.json", f"--plot={tmp_path}/bars.png"
+    done = benchmark("--only=a,d", "--markdown", *files)
+    assert done.returncode == 0, done.stderr
+    check_files(tmp_path, ["a", "d"])
+    assert done.stdout.count("\n| d / a ") == 2  # speed and memory
+
+
+@pytest.mark.slow
+def test_the_program_with_all_variants(tmp_path):
+    done = benchmark(f"--json={tmp_path}/results.json", f"--plot={tmp_path}/bars.png")
+    assert done.returncode == 0, done.stderr
+    check_files(tmp_path, list(VARIANTS))
+
+
+@pytest.mark.parametrize("arguments", [["--only=a,z"], ["--rounds=0"], ["--accelerator=gpu", "--only=a"]])
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the last mistake is none here")
+def test_mistakes_are_told(arguments):
+    done = benchmark(*arguments)
+    assert done.returncode != 0
+    assert arguments[0] in done.stderr or arguments[0].replace("=", " ") in done.stderr or "argument" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_variant_answers_for_its_segments(name, tmp_path, monkeypatch):
+    answers = io.StringIO()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1\n2\n"))
+    monkeypatch.setattr(sys, "stdout", answers)
+    with pytest.raises(SystemExit):
+        main(name, str(tmp_path / name), "cpu")
+    segments = [json.loads(line) for line in answers.getvalue().splitlines()][1:]  # the first says that it is ready
+    assert len(segments) == 2
+    assert all(0 < segment["seconds"] < math.inf for segment in segments)
+
+
+@pytest.fixture(scope="module")
+def our_step(tmp_path_factory):
+    """The batch, the loss and the parameters before and after the first step of the real training."""
+    seen = {}
+
+    class Spy(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            seen.update(batch=batch, before=values(module.network))
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            seen.update(loss=outputs["loss"].detach(), after=values(module.network))
+
+    one = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "logger=none", "~callbacks.board"]
+    data, model, trainer = objects("cpu", tmp_path_factory.mktemp("ours"), [FLOAT32, NO_DROPOUT, *one])
+    trainer.callbacks.append(Spy())
+    trainer.fit(model, data)
+    return seen
+
+
+def values(network):
+    return [parameter.detach().clone() for parameter in network.parameters()]
+
+
+def prepare(network, parameters):
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0
+    with torch.no_grad():
+        for own, given in zip(network.parameters(), parameters, strict=True):
+            own.copy_(given)
+
+
+def test_the_plain_loop_does_the_same_step(our_step):
+    network = plain.network()
+    prepare(network, our_step["before"])
+    loss = plain.step(network, plain.optimizer(network), *our_step["batch"])
+    torch.testing.assert_close(loss.detach(), our_step["loss"])
+    torch.testing.assert_close(values(network), our_step["after"])
+
+
+def test_the_tutorial_does_the_same_step(our_step, tmp_path):
+    module = Tutorial()
+    prepare(module.model, our_step["before"])
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path
+    )
+    trainer.fit(module, DataLoader(TensorDataset(*our_step["batch"]), batch_size=128))
+    torch.testing.assert_close(trainer.callback_metrics["train_loss"], our_step["loss"])
+    torch.testing.assert_close(values(module), our_step["after"])
+
+
+def test_the_plain_loop_sees_the_same_images(tmp_path):
+    data, *_ = objects("cpu", tmp_path / "ours", ["~callbacks.board"])
+    data.setup("fit")
+    ours = data.on_after_batch_transfer([tensor[:128] for tensor in data.splits["train"]], 0)
+    batch = next(iter(DataLoader(plain.Digits(), batch_size=128)))
+    for theirs, mine in zip(batch, ours, strict=True):
+        torch.testing.assert_close(theirs, mine)
+    assert len(plain.Digits()) == 60_000
+
+
+def test_ratios_are_taken_round_by_round():
+    def answers(*seconds):
+        return [{"seconds": s, "peak_mb": 100, "form": "32-true", "device": "cpu", "threads": 1} for s in seconds]
+
+    results = summarise({"a": answers(3, 6, 9), "c": answers(1, 3, 2)}, steps=10)
+    (ratio,) = results["ratios"]
+    assert (ratio["of"], ratio["over"], ratio["reached"]) == ("c", "a", True)
+    assert [ratio[key] for key in ("min", "median", "max")] == [2, 3, 4.5]
+    assert results["variants"]["a"]["samples_per_second"]["median"] == pytest.approx(1280 / 6)
+    shapes = {line.count("|") for line in tables(results, markdown=True).splitlines() if "|" in line}
+    assert shapes == {7, 8}
