@@ -61,6 +61,7 @@ def workers(names: list[str], accelerator: str, threads: int | None) -> Iterator
             command = [sys.executable, "-m", "benchmarks.worker", name, f"{directory}/{name}", accelerator]
             streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": screen}
             process = stack.enter_context(subprocess.Popen(command, **streams, text=True, env=environment))
+            stack.callback(process.kill)  # nothing that it has is kept
             started[name] = Worker(name, process)
         for worker in started.values():
             worker.answer()
@@ -85,7 +86,7 @@ def _screen() -> Iterator[int]:
     """Yield a terminal for the workers' progress bars; nobody sees it unless a worker fails."""
     reader, writer = pty.openpty()
     ioctl(writer, TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))
-    shown = deque(maxlen=20)
+    shown = deque(maxlen=60)
 
     def read():
         with suppress(OSError):  # the last writer is gone

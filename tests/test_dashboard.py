@@ -14,8 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 from torch.nn import functional as F
 
-from cnnbp.callbacks.dashboard import activations, confusion_matrix, feature_maps, filters, worst_mistakes
+from cnnbp.callbacks.dashboard import activations
 from cnnbp.network import Network
+from cnnbp.pictures import confusion_matrix, feature_maps, filters, worst_mistakes
 from cnnbp.training import build
 
 CONVOLUTIONS = {
