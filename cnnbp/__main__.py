@@ -124,12 +124,13 @@ def predict(arguments: argparse.Namespace) -> int:
 
 def leaderboard(arguments: argparse.Namespace) -> None:
     """Rank runs."""
-    from cnnbp.leaderboard import ranked, table
+    from cnnbp.leaderboard import SEED_COLUMNS, over_seeds, ranked, table
 
     rows = ranked(arguments.directory)
     if not rows:
         raise UserError(f"{arguments.directory}: no runs here; give a directory such as outputs/NAME")
     print(table(rows))
+    print(f"\nover seeds\n{table(over_seeds(rows), SEED_COLUMNS)}")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ class DataModule(LightningDataModule):
         mean: float = 0.1307,
         std: float = 0.3081,
         batch_size: int = 128,
-        eval_batch_size: int = 1000,
+        eval_batch_size: int = 250,
         val_size: int = 0,
         seed: int = 1,
         augment: Callable[[Tensor], Tensor] | None = None,

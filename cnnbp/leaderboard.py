@@ -2,7 +2,10 @@
 
 import csv
 import json
+import re
+import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ from cnnbp.files import replacing
 from cnnbp.plot import figure
 
 COLUMNS = ("rank", "overrides", "val_accuracy", "accuracy", "loss", "seconds", "error")
+SEED_COLUMNS = ("overrides", "seeds", "mean", "deviation", "worst", "best")
+SHARES = ("val_accuracy", "accuracy", "mean", "deviation", "worst", "best")
+FORMATS = dict.fromkeys(SHARES, "{:.2%}") | {"deviation": "{:.3%}", "loss": "{:.4f}", "seconds": "{:.1f}"}
 
 
 class SweepEnd(Callback):
@@ -55,20 +61,40 @@ def _outcome(run: Path) -> dict[str, Any]:
     return kept | {"seconds": result["train_seconds"]}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Group finished runs that differ by their seed only: number, mean, sample standard deviation, worst and best.
+
+    Of the validation accuracy where there is one, else of the test accuracy; the best mean first.
+    """
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        if "error" not in row:
+            name = re.sub(r"(^|[,/])seed=\d+", "", row["overrides"]).lstrip(",")
+            groups.setdefault(name, []).append(row.get("val_accuracy", row["accuracy"]))
+    summaries = [
+        {
+            "overrides": name or "(defaults)",
+            "seeds": len(values),
+            "mean": statistics.mean(values),
+            "worst": min(values),
+            "best": max(values),
+        }
+        | ({"deviation": statistics.stdev(values)} if len(values) > 1 else {})
+        for name, values in groups.items()
+    ]
+    return sorted(summaries, key=lambda summary: -summary["mean"])
+
+
+def table(rows: list[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
     """Lay the rows out in aligned columns; columns that no row fills are left out."""
-    columns = [column for column in COLUMNS if any(column in row for row in rows)]
+    columns = [column for column in columns if any(column in row for row in rows)]
     cells = [columns] + [[_cell(column, row.get(column, "")) for column in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 
 
 def _cell(column: str, value: Any) -> str:
-    if value == "":
-        return ""
-    return {"val_accuracy": "{:.2%}", "accuracy": "{:.2%}", "loss": "{:.4f}", "seconds": "{:.1f}"}.get(
-        column, "{}"
-    ).format(value)
+    return FORMATS.get(column, "{}").format(value) if value != "" else ""
 
 
 def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
@@ -89,4 +115,5 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 axes.plot(*zip(*points, strict=True), marker, label={"accuracy": "test"}.get(key, "validation"))
         axes.set_xlabel("accuracy, %")
         axes.grid(axis="x", alpha=0.3)
-        axes.legend()
+        if rows:
+            axes.legend()

@@ -75,6 +75,7 @@ def test_each_variant_answers_for_its_segments(name, tmp_path, monkeypatch):
     answers = io.StringIO()
     monkeypatch.setattr(sys, "stdin", io.StringIO("1\n2\n"))
     monkeypatch.setattr(sys, "stdout", answers)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # for the bars
     with pytest.raises(SystemExit):
         main(name, str(tmp_path / name), "cpu")
     segments = [json.loads(line) for line in answers.getvalue().splitlines()][1:]  # the first says that it is ready
