@@ -46,6 +46,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--plot", metavar="FILE.png", help="draw the journey")
     sub.add_argument("--animate", metavar="FILE.gif", help="film the wave forward and the wave back")
 
+    sub = add("export", export, "write a trained run as a file for other programs, with a model card")
+    _add_run(sub)
+    sub.add_argument("--format", choices=("onnx", "safetensors", "torch"), required=True)
+    sub.add_argument("--output", metavar="FILE", help="default: model.onnx, .safetensors or .pt2 in the run directory")
+
+    sub = add("report", report, "write a run or a sweep as one HTML page")
+    sub.add_argument("directory", help="a run's or a sweep's directory, outputs/NAME")
+    sub.add_argument("--output", metavar="FILE.html", help="default: report.html in the directory")
+
     sub = add("leaderboard", leaderboard, "rank the runs below a directory")
     sub.add_argument("directory", type=Path, help="a sweep's directory, outputs/NAME")
     return top
@@ -120,6 +129,20 @@ def predict(arguments: argparse.Namespace) -> int:
     from cnnbp.predict import predict
 
     return min(predict(arguments.run, arguments.files, arguments.checkpoint), 1)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Write a run's network as a file for other programs."""
+    from cnnbp.export import export
+
+    export(arguments.run, arguments.format, arguments.output, arguments.checkpoint)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Write a run or a sweep as one HTML page."""
+    from cnnbp.report import report
+
+    print(report(arguments.directory, arguments.output))
 
 
 def leaderboard(arguments: argparse.Namespace) -> None:

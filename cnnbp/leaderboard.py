@@ -97,6 +97,11 @@ def _cell(column: str, value: Any) -> str:
     return FORMATS.get(column, "{}").format(value) if value != "" else ""
 
 
+def _label(row: dict[str, Any]) -> str:
+    # a rank keeps shortened names apart; between dollar signs matplotlib would set formulas
+    return f"{row['rank']}. {row['overrides']}"[:60].replace("$", r"\$")
+
+
 def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     """Write the rows with all columns, in full precision."""
     with replacing(path) as file:
@@ -110,7 +115,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     rows = [row for row in rows if "error" not in row][::-1]
     with figure(path, width=9, height=1.2 + 0.35 * len(rows)) as axes:
         for key, marker in (("accuracy", "o"), ("val_accuracy", "D")):
-            points = [(100 * row[key], row["overrides"]) for row in rows if key in row]
+            points = [(100 * row[key], _label(row)) for row in rows if key in row]
             if points:
                 axes.plot(*zip(*points, strict=True), marker, label={"accuracy": "test"}.get(key, "validation"))
         axes.set_xlabel("accuracy, %")

@@ -12,9 +12,10 @@ from importlib.util import find_spec
 from math import ceil, floor, isfinite, log10
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import OmegaConf
 from PIL import Image
@@ -63,7 +64,7 @@ def report(directory: str | Path, output: str | Path | None = None) -> Path:
     environment = Environment(
         loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    html = environment.get_template("report.html").render(contents, title=os.path.relpath(directory))
+    html = environment.get_template("report.html").render(contents, title=directory)
     try:
         with replacing(output, "wb") as file:
             file.write(html.encode())
@@ -87,7 +88,7 @@ def _run(directory: Path) -> dict[str, Any]:
         "accuracy": figures.get("accuracy"),
         "command": _command(records / "hydra.yaml"),
         "figures": [(name, form.format(figures[key])) for key, (name, form) in FIGURES.items() if key in figures],
-        "charts": _run_charts(columns),
+        "charts": [_chart(kind, lines) for kind, lines in _curves(columns).items() if lines],
         "network": network,
         "config": (records / "config.yaml").read_text(),
         "versions": result.get("versions", {}),
@@ -113,16 +114,23 @@ def _sweep(directory: Path, output: Path) -> dict[str, Any]:
     if len(finished) > 1:
         mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
         figures.append(("test accuracy, mean ± std", f"{mean:.2%} ± {100 * deviation:.2f}"))
-    columns = [_metrics(path) for path, row in zip(paths, rows, strict=True) if "error" not in row]
+    # longer names leave the drawing no room, ranks keep the cut ones apart; matplotlib reads a pair of $ as formulas
+    labels = [f"{row['rank']}. {row['overrides']}"[:60].replace("$", r"\$") for row in finished]
+    drawn = [row | {"overrides": label} for row, label in zip(finished, labels, strict=True)]
+    columns = {row["overrides"]: _metrics(path) for path, row in zip(paths, rows, strict=True) if "error" not in row}
+    curves = {  # of the validation set, or of the test set where that is what each epoch ends with
+        kind: {name: own.get(f"{kind}/val") or own.get(f"{kind}/test", []) for name, own in columns.items()}
+        for kind in ("accuracy", "loss")
+    }
     return {
         "kind": "sweep",
         "command": _command(directory / "multirun.yaml"),
         "common": " ".join(common),
         "figures": figures,
-        "charts": _sweep_charts([row["overrides"] for row in finished], columns),
+        "charts": [_chart(kind, lines) for kind, lines in curves.items() if any(lines.values())],
         "finished": finished,
         "failed": [row for row in rows if "error" in row],
-        "picture": _picture(lambda path: leaderboard.draw(finished, path)) if finished else None,
+        "picture": _picture(lambda path: leaderboard.draw(drawn, path)) if finished else None,
     }
 
 
@@ -131,10 +139,10 @@ def _names(directory: Path, runs: list[Path]) -> tuple[list[str], list[str]]:
     files = [run / ".hydra" / "overrides.yaml" for run in runs]
     overrides = [list(OmegaConf.load(file)) if file.exists() else [] for file in files]
     common = [text for text in max(overrides, key=len) if all(text in own for own in overrides if own)]
-    names = [" ".join(text for text in own if text not in common) for own in overrides]
     paths = [str(run.relative_to(directory)) for run in runs]
-    distinct = len({name for name in names if name}) == len([own for own in overrides if own])
-    return [name or path for name, path in zip(names, paths, strict=True)] if distinct else paths, common
+    names = [" ".join(text for text in own if text not in common) for own in overrides]
+    names = [name or path for name, path in zip(names, paths, strict=True)]
+    return names if len(set(names)) == len(names) else paths, common
 
 
 def _command(record: Path) -> str | None:
@@ -204,3 +212,84 @@ def _metrics(directory: Path) -> dict[str, Points]:
         rows = list(csv.DictReader(file))
     points = {key: [(int(row["step"]), float(row[key])) for row in rows if row[key]] for key in (rows or [{}])[0]}
     return {key: [point for point in curve if isfinite(point[1])] for key, curve in points.items()}
+
+
+def _curves(columns: dict[str, Points]) -> dict[str, dict[str, Points]]:
+    """Sort the columns of a run into charts, by what is measured and then by the data it is measured on."""
+    curves = {kind: {text: columns.get(f"{kind}/{key}") for key, text in STAGES.items()} for kind in SCALES}
+    curves["learning rate"] = {"learning rate": columns.get("learning_rate")}
+    return {kind: {name: line for name, line in lines.items() if line} for kind, lines in curves.items()}
+
+
+def _error(accuracy: float) -> float:
+    return max(1 - accuracy, 1e-4)  # no error at all has no logarithm: one in 10,000
+
+
+SCALES = {  # where a value lies on the upright axis; which values between two get a tick; how they are written
+    "accuracy": (  # by the logarithm of the error: 98 % and 99 % are as far apart as 99 % and 99.5 %
+        lambda value: -log10(_error(value)),
+        lambda low, high: [1 - error for error in _log_ticks(_error(high), _error(low))],
+        lambda value: f"{100 * value:.6g}%",
+    ),
+    "loss": (
+        lambda value: log10(max(value, 1e-6)),
+        lambda low, high: _log_ticks(max(low, 1e-6), max(high, 1e-6)),
+        "{:,.6g}".format,
+    ),
+    "learning rate": (float, lambda low, high: _even_ticks(high), "{:,.6g}".format),
+}
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 270, 56, 14, 12, 40  # of a chart, and the margins round its curves
+
+
+def _chart(kind: str, lines: dict[str, Points]) -> dict[str, Any]:
+    """Lay lines out on a chart: all that the template needs to draw it."""
+    place, ticks_between, write = SCALES[kind]
+    steps, values = zip(*(point for line in lines.values() for point in line), strict=True)
+    ticks = ticks_between(min(values), max(values))
+    lowest, *_, highest = sorted(place(value) for value in (*values, *ticks))
+    x_unit = (WIDTH - LEFT - RIGHT) / (max(steps) or 1)
+    y_unit = (HEIGHT - TOP - BOTTOM) / ((highest - lowest) or 1)
+
+    def x(step):
+        return round(LEFT + step * x_unit, 1)
+
+    def y(value):
+        return round(HEIGHT - BOTTOM - (place(value) - lowest) * y_unit, 1)
+
+    few = len(values) <= 400  # more dots hide the lines and make the page large
+    return {
+        "title": kind.capitalize(),
+        "size": (WIDTH, HEIGHT),
+        "box": (LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM),
+        "x_ticks": [(x(step), f"{step:,.0f}") for step in _even_ticks(max(steps))],
+        "y_ticks": [(y(value), write(value)) for value in ticks],
+        "lines": [
+            (
+                name,
+                [(x(step), y(value)) for step, value in line],
+                [f"{name}, step {step:,}: {write(value)}" for step, value in line] if few or len(line) == 1 else [],
+            )
+            for name, line in lines.items()
+        ],
+    }
+
+
+def _even_ticks(high: float) -> list[float]:
+    """Round numbers at even distances from 0 to `high`, 4 to 8 of them."""
+    if high <= 0:
+        return [0]
+    most, decade = high / 3 * (1 + 1e-9), floor(log10(high / 3))
+    steps = [factor * 10.0**power for power in (decade - 1, decade, decade + 1) for factor in (1, 2, 5)]
+    step = max(step for step in steps if step <= most)
+    return [step * number for number in range(floor(high / step + 1e-9) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """From 3 to 6 numbers between two, as round as can be; the two themselves where they are very near."""
+    decades = range(floor(log10(low)), ceil(log10(high)) + 1)
+    for factors in ((1,), (1, 2, 5), range(1, 10), np.arange(1, 10, 0.1), np.arange(1, 10, 0.01)):
+        ticks = [factor * 10.0**decade for decade in decades for factor in factors]
+        ticks = [float(tick) for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 3:
+            return ticks[:: ceil(len(ticks) / 6)]
+    return sorted({low, high})
