@@ -6,10 +6,10 @@ import torch
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from cnnbp.callbacks.progress import result_line
+from cnnbp.pictures import worst
 from cnnbp.plot import figure
 from cnnbp.training import resolve_precision, restore
 
@@ -66,10 +66,7 @@ def class_table(confusion: Tensor) -> str:
 
 def draw(images: Tensor, labels: Tensor, logits: Tensor, confusion: Tensor, path: Path) -> None:
     """Draw the confusion matrix beside the 20 images with the largest loss, each with its true and taken class."""
-    losses = F.cross_entropy(logits, labels, reduction="none")
     probabilities = logits.softmax(1)
-    wrong = (logits.argmax(1) != labels).nonzero().flatten()
-    worst = wrong[losses[wrong].argsort(descending=True)][:20]
     mosaic = [["matrix"] * 5 + [f"worst{row * 5 + column}" for column in range(5)] for row in range(4)]
     with figure(path, width=15, height=7, mosaic=mosaic) as axes:
         matrix = axes.pop("matrix")
@@ -87,7 +84,7 @@ def draw(images: Tensor, labels: Tensor, logits: Tensor, confusion: Tensor, path
             ylabel="true class",
             title=f"{int(confusion.diagonal().sum())} of {len(labels)} right",
         )
-        for place, index in zip(axes.values(), worst.tolist(), strict=False):
+        for place, index in zip(axes.values(), worst(logits, labels, 20), strict=False):
             taken = int(logits[index].argmax())
             place.imshow(images[index], cmap="gray_r")
             place.set_title(f"{labels[index]} taken for {taken}\n({probabilities[index, taken]:.0%} sure)", fontsize=9)

@@ -51,23 +51,29 @@ def confusion_matrix(logits: Tensor, labels: Tensor) -> Image.Image:
     return picture
 
 
+def worst(logits: Tensor, labels: Tensor, count: int) -> list[int]:
+    """Where logits (N, 10) mistake labels (N,) with the largest loss, the worst first."""
+    wrong = (logits.argmax(1) != labels).nonzero().flatten()
+    losses = F.cross_entropy(logits[wrong], labels[wrong], reduction="none")
+    return wrong[losses.argsort(descending=True, stable=True)][:count].tolist()
+
+
 def worst_mistakes(logits: Tensor, labels: Tensor, wrong: Tensor) -> Image.Image:
     """Draw the 20 mistakes with the largest loss, each with its true class, the one it was taken for, and how surely.
 
     Args:
         wrong: the images (M, 1, 28, 28) that logits (N, 10) and labels (N,) disagree on, in their order.
     """
-    at = (logits.argmax(1) != labels).nonzero().flatten()
-    order = F.cross_entropy(logits[at], labels[at], reduction="none").argsort(descending=True, stable=True)[:20]
-    sure, taken = logits[at].softmax(1).max(1)
+    place_of = {index: place for place, index in enumerate((logits.argmax(1) != labels).nonzero().flatten().tolist())}
+    sure, taken = logits.softmax(1).max(1)
     width, height, side = CARD // 5, 90, 56
     picture = Image.new("RGB", (CARD, 4 * height), "white")
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(10)
-    for place, i in enumerate(order.tolist()):
+    for place, i in enumerate(worst(logits, labels, 20)):
         x, y = place % 5 * width, place // 5 * height
-        words = f"{labels[at[i]]} taken for {taken[i]}\n{sure[i]:.0%} sure"
+        words = f"{labels[i]} taken for {taken[i]}\n{sure[i]:.0%} sure"
         pen.text((x + width / 2, y + 15), words, "black", font, anchor="mm", align="center")
-        digit = Image.fromarray((1 - gray(wrong[i, 0])).mul(255).byte().numpy())
+        digit = Image.fromarray((1 - gray(wrong[place_of[i], 0])).mul(255).byte().numpy())
         picture.paste(digit.resize((side, side), Image.Resampling.NEAREST), (x + (width - side) // 2, y + 30))
     return picture
 

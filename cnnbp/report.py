@@ -20,13 +20,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from cnnbp import explain, leaderboard
 from cnnbp.errors import UserError
 from cnnbp.evaluate import on_test_set
 from cnnbp.files import replacing
+from cnnbp.pictures import worst
 from cnnbp.summary import measure
 from cnnbp.training import restore
 
@@ -114,9 +114,6 @@ def _sweep(directory: Path, output: Path) -> dict[str, Any]:
     if len(finished) > 1:
         mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
         figures.append(("test accuracy, mean ± std", f"{mean:.2%} ± {100 * deviation:.2f}"))
-    # longer names leave the drawing no room, ranks keep the cut ones apart; matplotlib reads a pair of $ as formulas
-    labels = [f"{row['rank']}. {row['overrides']}"[:60].replace("$", r"\$") for row in finished]
-    drawn = [row | {"overrides": label} for row, label in zip(finished, labels, strict=True)]
     columns = {row["overrides"]: _metrics(path) for path, row in zip(paths, rows, strict=True) if "error" not in row}
     curves = {  # of the validation set, or of the test set where that is what each epoch ends with
         kind: {name: own.get(f"{kind}/val") or own.get(f"{kind}/test", []) for name, own in columns.items()}
@@ -130,7 +127,7 @@ def _sweep(directory: Path, output: Path) -> dict[str, Any]:
         "charts": [_chart(kind, lines) for kind, lines in curves.items() if any(lines.values())],
         "finished": finished,
         "failed": [row for row in rows if "error" in row],
-        "picture": _picture(lambda path: leaderboard.draw(drawn, path)) if finished else None,
+        "picture": _picture(lambda path: leaderboard.draw(finished, path)) if finished else None,
     }
 
 
@@ -180,10 +177,8 @@ def _network(directory: Path) -> dict[str, Any]:
 
 def _mistakes(images: Tensor, labels: Tensor, logits: Tensor) -> list[dict[str, Any]]:
     """The 20 wrongly read images with the largest loss, the worst first."""
-    wrong = (logits.argmax(1) != labels).nonzero().flatten()
-    losses = F.cross_entropy(logits[wrong], labels[wrong], reduction="none")
     mistakes = []
-    for index in wrong[losses.argsort(descending=True)][:20].tolist():
+    for index in worst(logits, labels, 20):
         sureness, taken = logits[index].softmax(0).max(0)
         ink = Image.fromarray(255 - images[index].numpy())
         mistakes.append({"true": int(labels[index]), "taken": int(taken), "sure": sureness.item(), "png": _png(ink)})
