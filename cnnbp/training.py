@@ -1,6 +1,7 @@
 """From a config to the objects that train, and from a trained run to its result."""
 
 import logging
+import os
 import platform
 import warnings
 from importlib.metadata import version
@@ -27,8 +28,7 @@ PACKAGES = ("cnnbp", "torch", "torchvision", "pytorch-lightning", "hydra-core", 
 
 def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Trainer]:
     """Seed, then instantiate the data, the model and the trainer."""
-    if config.trainer.accelerator == "gpu" and not torch.accelerator.is_available():
-        raise UserError("trainer.accelerator=gpu: torch finds no GPU here; give trainer=auto or trainer=cpu")
+    check_devices(config.trainer.accelerator, config.trainer.devices)
     keep_freed_memory()
     seed_everything(config.seed, verbose=False)
     return (
@@ -41,6 +41,16 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
             logger=list(instantiate(config.logger).values()),
         ),
     )
+
+
+def check_devices(accelerator: str, devices: int) -> None:
+    """Raise a UserError when this machine has no such device, or not so many (on the CPU, cores)."""
+    on_gpu = accelerator != "cpu" and torch.accelerator.is_available()
+    if accelerator == "gpu" and not on_gpu:
+        raise UserError("trainer.accelerator=gpu: torch finds no GPU here; give trainer=auto or trainer=cpu")
+    most, what = (torch.accelerator.device_count(), "GPUs") if on_gpu else (os.cpu_count(), "processor cores")
+    if devices > most:
+        raise UserError(f"trainer.devices={devices}: must be at most {most}, the {what} of this machine")
 
 
 def resolve_precision(trainer: DictConfig) -> str:

@@ -22,6 +22,7 @@ MISTAKES = {
     "optimizer.lr=-1": "error: optimizer.lr=-1: must be a number above 0",
     "optimizer.lr=abc": "error: optimizer.lr=abc: must be a number above 0",
     "ckpt_path=nowhere.ckpt": "error: checkpoint nowhere.ckpt: no such file",
+    "trainer.devices=4096": "error: trainer.devices=4096: must be at most ",
     "+trainer.foo=1": "error: trainer: Trainer.__init__() got an unexpected keyword argument 'foo'",
     "+optimizer.foo=1": "error: optimizer or scheduler: SGD.__init__() got an unexpected keyword argument 'foo'",
     "seed=${foo}": "error: Interpolation key 'foo' not found",
