@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train test bench lint board
+.PHONY: help train test test-slow bench lint board
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
@@ -10,6 +10,9 @@ train: .venv/.ready  ## train the published recipe; ARGS="optimizer=adamw traine
 
 test: .venv/.ready  ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: .venv/.ready  ## run the tests that take longer
+	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 bench: .venv/.ready  ## time training beside the plain loop; ARGS=--quick for the short form
 	@$(BIN)/python -m benchmarks $(ARGS)
