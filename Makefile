@@ -9,7 +9,7 @@ train: .venv/.ready  ## train the published recipe; ARGS="optimizer=adamw traine
 	@$(BIN)/python train.py $(ARGS)
 
 test: .venv/.ready  ## run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-slow: .venv/.ready  ## run the tests that take longer
 	@$(BIN)/python -m pytest -m slow $(ARGS)
