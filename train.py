@@ -25,6 +25,8 @@ def train(config: DictConfig, run: Run) -> None:
     data, model, trainer = build(config)
     run.start()
     trainer.fit(model, data, ckpt_path=run.last_checkpoint or config.ckpt_path, weights_only=True)
+    if data.val_size and "accuracy/val" not in trainer.callback_metrics:
+        trainer.validate(model, data, verbose=False)  # killed after its last epoch, before its result was stored
     validation = dict(trainer.callback_metrics)
     trainer.test(model, data, verbose=False)
     run.finish(summarise(trainer, validation, config.seed))

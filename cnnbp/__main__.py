@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--untrained", nargs="*", metavar="OVERRIDE", help="a fresh network instead of a run's")
     sub.add_argument("--index", type=int, default=7, help="which test image (default: 7)")
     sub.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
-    sub.add_argument("--plot", metavar="FILE.png", help="draw the journey")
+    sub.add_argument("--plot", metavar="FILE.png", help="the journey as a picture; default: explain.png in the run")
     sub.add_argument("--animate", metavar="FILE.gif", help="film the wave forward and the wave back")
 
     sub = add("export", export, "write a trained run as a file for other programs, with a model card")
@@ -96,12 +96,15 @@ def explain(arguments: argparse.Namespace) -> None:
         network = model.network
     else:
         raise UserError("explain: name a run directory, outputs/NAME, or give --untrained")
+    if len(paths) > 1:
+        raise UserError(f"explain: takes one picture, not {len(paths)}")
     if paths:
         name, image, label = paths[0], digits.load(paths[0]), None
     else:
         name, (image, label) = f"test image {arguments.index}", data.test_image(arguments.index)
     title = f"{source}, {name}"
-    explain(network, image, data.normalise, config.optimizer.lr, title, label, arguments.plot, arguments.animate)
+    plot = arguments.plot or str(Path("." if arguments.untrained is not None else source) / "explain.png")
+    explain(network, image, data.normalise, config.optimizer.lr, title, label, plot, arguments.animate)
 
 
 def _compose(overrides: list[str]) -> DictConfig:

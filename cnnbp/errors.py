@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from hydra.errors import CompactHydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-WANTS_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
+# further processes of a run inherit what in_one_line sets, and must not take it for the user's wish
+WANTS_TRACEBACKS = os.environ.setdefault("CNNBP_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
 
 
 class UserError(ValueError):
@@ -22,7 +23,9 @@ def in_one_line() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets Hydra raise its errors instead of printing them
     try:
         yield
-    except (UserError, CompactHydraException, OmegaConfBaseException) as error:
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (UserError, CompactHydraException, OmegaConfBaseException, OSError) as error:
         if WANTS_TRACEBACKS:
             raise
         sys.exit(f"error: {explain(error)}")
@@ -33,6 +36,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         return f"{group}={choice}: no such choice; choose {', '.join(sorted(error.options))}"
+    if ours := re.match(r"UserError raised while resolving interpolation: (.+)", str(error)):
+        return ours[1]
     if isinstance(error, OverrideParseException):
         return f"{error.override}: is not KEY=VALUE as Hydra reads it (put quotes round special characters)"
     if isinstance(error, InstantiationException) and error.__cause__:

@@ -235,7 +235,7 @@ def model_card(directory: Path, config: DictConfig, deployed: Deployed, snippet:
     names = {"module": network.__module__, "network": network.__name__, "opset": OPSET}
     return CARD.format(
         **facts,
-        name=config.name,
+        name=directory.resolve().name,
         seed=config.seed,
         dataset=dataset,
         what=what,

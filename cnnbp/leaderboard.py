@@ -12,6 +12,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from cnnbp.errors import UserError
 from cnnbp.files import replacing
 from cnnbp.plot import figure
 
@@ -29,7 +30,10 @@ class SweepEnd(Callback):
         rows = ranked(directory)
         print(f"\n{table(rows)}\n")
         write_csv(rows, directory / "leaderboard.csv")
-        draw(rows, directory / "leaderboard.png")
+        try:
+            draw(rows, directory / "leaderboard.png")
+        except UserError as error:
+            print(error)
         failed = sum("error" in row for row in rows)
         if failed:
             sys.exit(f"error: {failed} of {len(rows)} jobs failed; the table names them")
@@ -58,7 +62,7 @@ def _outcome(run: Path) -> dict[str, Any]:
     except ValueError:
         return {"error": "result.json cannot be read"}
     kept = {key: result[key] for key in ("val_accuracy", "accuracy", "loss") if key in result}
-    return kept | {"seconds": result["train_seconds"]}
+    return kept | ({"seconds": result["train_seconds"]} if "train_seconds" in result else {})
 
 
 def over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

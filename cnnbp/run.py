@@ -7,16 +7,18 @@ import logging
 import os
 import shutil
 import socket
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from cnnbp.errors import UserError
 from cnnbp.files import replacing
+from cnnbp.schema import RULES
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,14 @@ def file_name(text: str) -> str:
     )
 
 
+def run_name(name: Any) -> str:
+    """Check a run's name before anything is created under it."""
+    RULES["name"].check("name", name)
+    return str(name)
+
+
 OmegaConf.register_new_resolver("file_name", file_name, replace=True)
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
 class Run:
@@ -56,6 +65,8 @@ class Run:
         self._lock()
         self._refuse_another_config()
         self.finished = (self.path / "result.json").exists()
+        if self.finished:
+            log.info("%s is finished: accuracy %.2f %%", os.path.relpath(self.path), 100 * self.score())
         return self
 
     def __exit__(self, kind, error, trace) -> bool:
@@ -65,8 +76,6 @@ class Run:
             (self.path / "error.txt").write_text(" ".join(f"{kind.__name__}: {error}".split()) + "\n")
         elif error and self.fresh and not self.last_checkpoint:
             shutil.rmtree(self.path, ignore_errors=True)
-            with suppress(OSError):
-                os.removedirs(self.path.parent)  # as far up as they are empty
         self.lock.close()
         return in_sweep
 
@@ -81,7 +90,10 @@ class Run:
         records = self.path / ".hydra"
         records.mkdir(exist_ok=True)
         hydra = HydraConfig.get()
-        OmegaConf.save(self.config, records / "config.yaml")
+        # the name as it came out, so that the same run can be asked for again
+        named = OmegaConf.merge(self.config, {"name": str(self.config.name)})
+        with replacing(records / "config.yaml") as file:
+            OmegaConf.save(named, file)
         OmegaConf.save(hydra.overrides.task, records / "overrides.yaml")
         OmegaConf.save(OmegaConf.create({"hydra": hydra}), records / "hydra.yaml")
         log.info(
@@ -96,14 +108,22 @@ class Run:
 
     def score(self) -> float | None:
         """What a sweep maximises: the validation accuracy, without a validation split the test accuracy."""
-        result = json.loads((self.path / "result.json").read_text())
-        return result.get("val_accuracy", result["accuracy"])
+        path = self.path / "result.json"
+        try:
+            result = json.loads(path.read_text())
+            return result.get("val_accuracy", result["accuracy"])
+        except (ValueError, KeyError):
+            raise UserError(f"{path}: cannot be read; remove it to train again") from None
 
     def _refuse_another_config(self) -> None:
         record = self.path / ".hydra" / "config.yaml"
         if not record.exists():
             return
-        old, new = _flat(OmegaConf.load(record)), _flat(self.config)
+        try:
+            old, new = _flat(OmegaConf.load(record)), _flat(self.config)
+        except (OSError, YAMLError, AttributeError) as error:
+            raise UserError(f"{record}: cannot be read ({error}); remove {self.path}, or give another name=") from None
+        old["name"], new["name"] = str(old.get("name")), str(self.config.name)
         differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if differing:
             changes = ", ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing)
@@ -115,7 +135,8 @@ class Run:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.lock.seek(0)
-            raise UserError(f"{self.path} is in use by {self.lock.read()}; wait, or give another name=") from None
+            holder = self.lock.read() or "another process"
+            raise UserError(f"{self.path} is in use by {holder}; wait, or give another name=") from None
         self.lock.truncate(0)
         self.lock.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
         self.lock.flush()
@@ -143,8 +164,11 @@ def open_run(config: DictConfig) -> Run:
     Raises:
         UserError: several processes in a multirun: each would start the whole sweep again.
     """
-    if config.trainer.strategy == "ddp" and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise UserError("trainer.strategy=ddp: runs alone, not in a multirun; leave out -m, or give trainer=auto")
+    several = config.trainer.strategy == "ddp" or config.trainer.devices != 1
+    if several and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError(
+            "trainer.devices: several processes run alone, not in a multirun; leave out -m, or give trainer=auto"
+        )
     further = any(int(os.environ.get(rank, 0)) for rank in ("LOCAL_RANK", "SLURM_PROCID"))
     return Follower(config) if further else Run(config)
 

@@ -76,11 +76,8 @@ ORDER = one_of("activation_norm", "norm_activation")
 
 RULES = {
     "name": Rule(
-        "a file name",
-        lambda value: (
-            (isinstance(value, str) and value.strip(". ") and "/" not in value)
-            or (isinstance(value, int) and not isinstance(value, bool))
-        ),
+        "a file name of at most 200 characters",
+        lambda value: 0 < len(str(value).strip(".")) <= 200 and "/" not in str(value) and value is not None,
     ),
     "seed": whole(0, 2**32 - 1),
     "ckpt_path": either(NULL, TEXT),

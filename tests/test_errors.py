@@ -27,17 +27,19 @@ MISTAKES = {
     "+optimizer.foo=1": "error: optimizer or scheduler: SGD.__init__() got an unexpected keyword argument 'foo'",
     "seed=${foo}": "error: Interpolation key 'foo' not found",
     "name=a/b": "error: name=a/b: must be a file name",
+    "name=..": "error: name=..: must be a file name",
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_one_line(train, capfd, mistake):
+def test_a_mistake_is_told_in_one_line(train, tmp_path, capfd, mistake):
     with pytest.raises(SystemExit) as exit:
         train("trainer=smoke", mistake)
     assert exit.value.code.startswith(MISTAKES[mistake])
     assert "\n" not in exit.value.code
     assert "Traceback" not in "".join(capfd.readouterr())
-    assert not [path for path in Path().glob("outputs/*") if path.is_dir()]
+    assert tmp_path.exists()
+    assert not [path for path in tmp_path.glob("outputs/*") if path.is_dir()]
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")

@@ -157,7 +157,7 @@ def test_two_processes_share_a_run(tmp_path):
 
 
 def test_two_processes_in_a_multirun_are_refused(train):
-    with pytest.raises(SystemExit, match="trainer.strategy=ddp: runs alone, not in a multirun"):
+    with pytest.raises(SystemExit, match="trainer.devices: several processes run alone"):
         train("-m", "trainer=ddp", "name=sweep", "seed=1,2")
 
 

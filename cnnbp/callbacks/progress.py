@@ -15,6 +15,9 @@ REFRESH_SECONDS = 0.1
 class Progress(Callback):
     """Shows a moving bar on a terminal; logs one bar line and one result line an epoch everywhere."""
 
+    def on_train_start(self, trainer, module):
+        self.on_train_epoch_start(trainer, module)  # Lightning leaves it out where a run continues mid-epoch
+
     def on_train_epoch_start(self, trainer, module):
         self.start = self.shown = time.monotonic()
         hidden = not (trainer.is_global_zero and sys.stderr.isatty())

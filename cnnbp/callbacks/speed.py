@@ -18,6 +18,9 @@ class Speed(Callback):
     def load_state_dict(self, state):
         self.total = dict(state)
 
+    def on_train_start(self, trainer, module):
+        self.on_train_epoch_start(trainer, module)  # Lightning leaves it out where a run continues mid-epoch
+
     def on_train_epoch_start(self, trainer, module):
         self.learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
         self.epoch_samples = 0
