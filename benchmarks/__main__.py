@@ -10,7 +10,7 @@ from benchmarks.turns import ROOT, measure, workers
 from cnnbp.errors import in_one_line
 from cnnbp.files import replacing
 
-FULL, QUICK = (50, 30), (20, 6)  # steps a turn, rounds
+FULL, QUICK = (20, 30), (10, 5)  # steps a turn, rounds
 
 
 def main() -> None:

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins import CheckpointIO
 from torch import nn
+from torch.optim import Optimizer
 
 from cnnbp.errors import UserError
 from cnnbp.files import replacing
 
 
 class CrashSafeCheckpointIO(CheckpointIO):
-    """Lightning's way to the disk, by `replacing` and `load`."""
+    """Lightning's way to the disk and back to training, by `replacing` and `load`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -21,7 +22,10 @@ class CrashSafeCheckpointIO(CheckpointIO):
             torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: str, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return load(path)
+        checkpoint = load(path)
+        if not checkpoint.get("optimizer_states") or "loops" not in checkpoint:
+            raise UserError(f"checkpoint {path}: holds weights only, nothing to continue from")
+        return checkpoint
 
     def remove_checkpoint(self, path: str) -> None:
         os.unlink(path)
@@ -57,3 +61,20 @@ def check_fits(checkpoint: dict[str, Any], module: nn.Module) -> None:
                 f"the checkpoint is of another architecture ({name} has shape {saved.get(name, 'none')}, here "
                 f"{wanted.get(name, 'none')}); give the model and dropout options that it was trained with"
             )
+
+
+def check_continues(checkpoint: dict[str, Any], optimizer: Optimizer, steps: int) -> None:
+    """Raise a UserError when training cannot go on from here with this optimizer for so many steps in all.
+
+    The state of the optimizer and of the schedule is restored, so that other options would silently do nothing.
+    """
+    saved, schedules = checkpoint["optimizer_states"][0]["param_groups"][0], checkpoint["lr_schedulers"]
+    rate = saved.get("max_lr", saved.get("initial_lr", None if schedules else saved["lr"]))  # before the schedule
+    for key, value in optimizer.param_groups[0].items():
+        was = rate if key == "lr" else saved.get(key)
+        if key != "params" and was != value and not (key == "lr" and was is None):
+            raise UserError(f"the checkpoint was trained with {key}={was}, not {value}; give the optimizer it had")
+    for schedule in schedules:
+        length = schedule.get("total_steps", schedule.get("T_max"))
+        if length not in (None, steps):
+            raise UserError(f"the checkpoint's schedule is for {length} steps in all, not {steps}; give as many epochs")

@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from cnnbp.backprop import loss_and_logits
-from cnnbp.checkpoint import check_fits
+from cnnbp.checkpoint import check_continues, check_fits
 from cnnbp.errors import UserError
 
 
@@ -90,6 +90,9 @@ class Classifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         check_fits(checkpoint, self)
+        if self._trainer:
+            steps = self.trainer.max_epochs * self._steps_per_epoch(len(self.trainer.datamodule.train_dataloader()))
+            check_continues(checkpoint, self.make_optimizer(self.parameters()), steps)
 
     def _step(self, batch: tuple[Tensor, Tensor], stage: str, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         images, labels = batch

@@ -29,6 +29,10 @@ def in_one_line() -> Iterator[None]:
         if WANTS_TRACEBACKS:
             raise
         sys.exit(f"error: {explain(error)}")
+    except Exception as error:
+        if type(error).__name__ != "MisconfigurationException" or WANTS_TRACEBACKS:  # Lightning's, not to import here
+            raise
+        sys.exit(f"error: {' '.join(str(error).split())}")
 
 
 def explain(error: Exception) -> str:

@@ -63,6 +63,22 @@ def test_damaged_and_foreign_checkpoints(train):
     assert not Path("outputs/x").exists()
 
 
+def test_a_checkpoint_of_another_optimizer_or_length_is_not_continued(train):
+    options = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100")
+    train(*options, "name=run", "scheduler=one_cycle")
+    torch.save({"state_dict": torch.load("outputs/run/checkpoints/last.ckpt")["state_dict"]}, "weights.ckpt")
+    more = (*options, "name=more", "ckpt_path=outputs/run/checkpoints/last.ckpt")
+    with pytest.raises(SystemExit, match="trained with lr=0.01, not 0.5; give the optimizer it had"):
+        train(*more, "scheduler=one_cycle", "optimizer.lr=0.5")
+    with pytest.raises(SystemExit, match="the checkpoint was trained with "):
+        train(*more, "scheduler=one_cycle", "optimizer=adamw", "optimizer.lr=0.01")
+    with pytest.raises(SystemExit, match="schedule is for 2 steps in all, not 4; give as many epochs"):
+        train(*more, "scheduler=one_cycle", "trainer.max_epochs=2")
+    with pytest.raises(SystemExit, match="checkpoint weights.ckpt: holds weights only, nothing to continue from"):
+        train(*options, "name=more", "ckpt_path=weights.ckpt")
+    assert not Path("outputs/more").exists()
+
+
 def test_a_checkpoint_that_would_run_code_is_refused(train, tmp_path):
     class Malicious:
         def __reduce__(self):
