@@ -156,7 +156,8 @@ def leaderboard(arguments: argparse.Namespace) -> None:
     if not rows:
         raise UserError(f"{arguments.directory}: no runs here; give a directory such as outputs/NAME")
     print(table(rows))
-    print(f"\nover seeds\n{table(over_seeds(rows), SEED_COLUMNS)}")
+    if groups := over_seeds(rows):
+        print(f"\nover seeds\n{table(groups, SEED_COLUMNS)}")
 
 
 if __name__ == "__main__":

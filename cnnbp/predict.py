@@ -15,16 +15,17 @@ def predict(directory: str, files: Sequence[str], checkpoint: str = "last") -> i
     _, data, model = restore(directory, checkpoint)
     width = max(map(len, files))
     print(f"{'file':{width}}  digit  " + "  ".join(f" p({digit})" for digit in range(10)))
-    unreadable = 0
+    errors = []
     for file in files:
         try:
             image = digits.load(file)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            unreadable += 1
+            errors.append(f"error: {error}")
             continue
         with torch.inference_mode():
             probabilities = model(data.normalise(image[None, None].float())).softmax(1)[0]
         shares = "  ".join(f"{share:.3f}" for share in probabilities)
         print(f"{file:{width}}  {int(probabilities.argmax()):5}  {shares}")
-    return unreadable
+    if errors:
+        print(*errors, sep="\n", file=sys.stderr)
+    return len(errors)

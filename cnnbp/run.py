@@ -76,6 +76,8 @@ class Run:
             (self.path / "error.txt").write_text(" ".join(f"{kind.__name__}: {error}".split()) + "\n")
         elif error and self.fresh and not self.last_checkpoint:
             shutil.rmtree(self.path, ignore_errors=True)
+        if error and not isinstance(error, Exception) and self.last_checkpoint:
+            log.info("stopped; the same command with name=%s continues from the last checkpoint", self.config.name)
         self.lock.close()
         return in_sweep
 
