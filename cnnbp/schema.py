@@ -58,7 +58,6 @@ def either(first: Rule, second: Rule) -> Rule:
     return Rule(f"{first.allowed}, or {second.allowed}", lambda value: first.accepts(value) or second.accepts(value))
 
 
-NUMBER = Rule("a number", _is_number)
 POSITIVE = Rule("a number above 0", lambda value: _is_number(value) and value > 0)
 NOT_NEGATIVE = Rule("a number, 0 or more", lambda value: _is_number(value) and value >= 0)
 FRACTION = Rule("a number from 0 up to, not including, 1", lambda value: _is_number(value) and 0 <= value < 1)

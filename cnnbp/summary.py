@@ -73,11 +73,11 @@ def _taps(module: nn.Module) -> int:
     return 0
 
 
-def table(layers: list[Layer], input_shape: tuple[int, ...] = (1, 28, 28), wide: bool = False) -> str:
+def table(layers: list[Layer], wide: bool = False) -> str:
     """Lay the layers out as torchsummary does; `wide` adds receptive field, jump and multiply-accumulates."""
-    heads, width = (("Layer (type)", "Output Shape", "Param #"), 64)
-    more = ("Field", "Jump", "MACs") if wide else ()
-    width += 34 if wide else 0
+    heads, width = ("Layer (type)", "Output Shape", "Param #"), 64
+    if wide:
+        heads, width = (*heads, "Field", "Jump", "MACs"), 98
 
     def line(name, shape, parameters, *rest):
         return f"{name:>20}  {shape:>25} {parameters:>15}" + "".join(
@@ -95,13 +95,13 @@ def table(layers: list[Layer], input_shape: tuple[int, ...] = (1, 28, 28), wide:
     ]
     total, trainable = sum(layer.parameters for layer in layers), sum(layer.trainable for layer in layers)
     # torchsummary counts each output twice, once for its gradient, at four bytes a value
-    size = torch.Size(input_shape).numel() * 4 / MEBIBYTE
+    size = 28 * 28 * 4 / MEBIBYTE
     activations = 2 * sum(torch.Size(layer.shape).numel() for layer in layers) * 4 / MEBIBYTE
     weights = total * 4 / MEBIBYTE
     return "\n".join(
         [
             "-" * width,
-            line(*heads, *more),
+            line(*heads),
             "=" * width,
             *rows,
             "=" * width,
