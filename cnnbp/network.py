@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from cnnbp import schema
+from cnnbp import fused, schema
 from cnnbp.errors import UserError
 from cnnbp.layers import Dropout
 
@@ -25,6 +25,7 @@ NORMS = {
     "batch": nn.BatchNorm2d,
     "group": lambda channels: nn.GroupNorm(GROUPS, channels),
 }
+FUSED = [nn.ReLU, nn.BatchNorm2d]  # with or without dropout
 
 
 class Network(nn.Module):
@@ -78,7 +79,22 @@ class Network(nn.Module):
         return self.gap(x).flatten(1)
 
 
-def _block(inputs, outputs, geometry, rate, activation, norm, order) -> nn.Sequential:
+class Block(nn.Sequential):
+    """The layers of one block; in training, those after the convolution are one fused step where that exists."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (N, C, H, W) to (N, C', H', W')."""
+        conv, *tail = self
+        x = conv(x)
+        hooked = any(layer._forward_hooks for layer in tail)  # somebody looks at what is between the layers
+        if self.training and not hooked and [type(layer) for layer in tail[:2]] == FUSED and fused.fits(x):
+            return fused.relu_norm_dropout(x, tail[1], tail[2].p if len(tail) > 2 else 0)
+        for layer in tail:
+            x = layer(x)
+        return x
+
+
+def _block(inputs, outputs, geometry, rate, activation, norm, order) -> Block:
     layers = OrderedDict(conv=nn.Conv2d(inputs, outputs, *geometry), activation=ACTIVATIONS[activation]())
     if norm in NORMS:
         layers["norm"] = NORMS[norm](outputs)
@@ -86,4 +102,4 @@ def _block(inputs, outputs, geometry, rate, activation, norm, order) -> nn.Seque
         layers.move_to_end("activation")
     if rate:
         layers["dropout"] = Dropout(rate)
-    return nn.Sequential(layers)
+    return Block(layers)
