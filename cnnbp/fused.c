@@ -78,7 +78,7 @@ void forward(const Shape *s, const float *x, const float *weight, const float *b
     sum_rows(s, x, 0, 0, sums, scratch);
     for (int c = 0; c < channels; c++) {
         mean[c] = sums[c] / s->rows;
-        var[c] = sums[channels + c] / s->rows - mean[c] * mean[c];
+        var[c] = fmax(sums[channels + c] / s->rows - mean[c] * mean[c], 0);  // rounding may leave less than 0
         double slope = weight[c] / sqrt(var[c] + s->epsilon);
         a[c] = slope * s->scale;
         b[c] = (bias[c] - mean[c] * slope) * s->scale;
