@@ -99,6 +99,7 @@ RULES = {
     "model.network.norm": NORM,
     "model.network.order": ORDER,
     "optimizer.lr": POSITIVE,
+    "optimizer.fused": BOOLEAN,
     "optimizer.momentum": FRACTION,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "scheduler.every": whole(1),
