@@ -40,10 +40,10 @@ class Classifier(LightningModule):
         self.network = network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.label_smoothing, self.by_hand = label_smoothing, backprop == "by_hand"
-        metrics = MetricCollection(
-            {"loss": MeanMetric(), "accuracy": MulticlassAccuracy(10, average="micro", validate_args=False)},
-            compute_groups=False,
-        )
+        # neither looks at the values, for which a GPU would have to be waited for
+        loss = MeanMetric(nan_strategy="disable")
+        accuracy = MulticlassAccuracy(10, average="micro", validate_args=False)
+        metrics = MetricCollection({"loss": loss, "accuracy": accuracy}, compute_groups=False)
         self.metrics = nn.ModuleDict({f"{stage}_metrics": metrics.clone() for stage in ("train", "val", "test")})
 
     def forward(self, images: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class Classifier(LightningModule):
             logits = self(images).float()
             loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         self.metrics[f"{stage}_metrics"].update(
-            value=loss.detach(), weight=len(labels), preds=logits.detach(), target=labels
+            value=loss.detach(), weight=torch.full_like(loss, len(labels)), preds=logits.detach(), target=labels
         )
         return loss, logits
 
