@@ -17,6 +17,7 @@ from termios import TIOCSWINSZ
 
 from tqdm import tqdm
 
+from benchmarks import VARIANTS
 from cnnbp.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -59,8 +60,9 @@ def workers(names: list[str], accelerator: str, threads: int | None) -> Iterator
         started = {}
         for name in names:
             command = [sys.executable, "-m", "benchmarks.worker", name, f"{directory}/{name}", accelerator]
+            own = environment | dict(VARIANTS[name].environment)
             streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": screen}
-            process = stack.enter_context(subprocess.Popen(command, **streams, text=True, env=environment))
+            process = stack.enter_context(subprocess.Popen(command, **streams, text=True, env=own))
             stack.callback(process.kill)  # nothing that it has is kept
             started[name] = Worker(name, process)
         for worker in started.values():

@@ -54,7 +54,7 @@ def test_the_program_with_all_variants(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("argument", "words"), [("--only=a,z", "no variant 'z'; choose from a,b,c,d,d0,e,f"), ("--rounds=0", "above 0")]
+    ("argument", "words"), [("--only=a,z", "no variant 'z'; choose from a,b,c,d,d0,e,f,g"), ("--rounds=0", "above 0")]
 )
 def test_a_mistaken_argument_is_named(argument, words):
     done = benchmark(argument)
