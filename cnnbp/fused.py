@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import logging
 import os
 import shlex
 import subprocess
@@ -46,7 +47,8 @@ def kernel() -> ctypes.CDLL | None:
                 command = [*shlex.split(compiler), *FLAGS.split(), str(SOURCE), "-o", built.name, "-lm"]
                 subprocess.run(command, check=True, capture_output=True)
         return ctypes.CDLL(str(library))
-    except (OSError, RuntimeError, subprocess.CalledProcessError):
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        logging.getLogger(__name__).info("torch's own layers are used, which is slower: no C kernel, since %s", error)
         return None
 
 
