@@ -21,10 +21,11 @@ PUBLISHED_LINE = re.compile(r"Test set: Average loss: \d+\.\d{4}, Accuracy: \d+/
 
 
 def choices():
-    for group in ("augment", "dropout", "optimizer", "scheduler"):
+    for group in ("augment", "average", "dropout", "optimizer", "scheduler"):
         for file in sorted((ROOT / "conf" / group).glob("*.yaml")):
             yield f"{group}={file.stem}"
-    yield from ("logger=csv", "logger=none", "logger=tensorboard", "experiment=baseline", "trainer.accelerator=auto")
+    yield from ("logger=csv", "logger=none", "logger=tensorboard", "trainer.accelerator=auto")
+    yield from ("experiment=baseline", "experiment=best", "experiment=fast")
 
 
 def result(name="run"):
