@@ -65,6 +65,7 @@ INNER_FRACTION = Rule("a number between 0 and 1", lambda value: _is_number(value
 BOOLEAN = Rule("true or false", lambda value: isinstance(value, bool))
 TEXT = Rule("a text that is not empty", lambda value: isinstance(value, str) and value != "")
 NULL = Rule("null", lambda value: value is None)
+PIXELS = Rule("a number of pixels from 0 to 28", lambda value: _is_number(value) and 0 <= value <= 28)
 LIMIT = either(whole(1), Rule("a share above 0, up to 1.0", lambda value: isinstance(value, float) and 0 < value <= 1))
 
 WIDTHS = each(5, whole(1), "five whole numbers above 0")
@@ -88,8 +89,12 @@ RULES = {
     "data.eval_batch_size": whole(1, 60_000),
     "data.val_size": whole(0, 59_999),
     "augment.degrees": Rule("a number from 0 to 180", lambda value: _is_number(value) and 0 <= value <= 180),
-    "augment.shift": Rule("a number of pixels from 0 to 28", lambda value: _is_number(value) and 0 <= value <= 28),
+    "augment.shift": PIXELS,
     "augment.scale": FRACTION,
+    "augment.shear": Rule("a number of degrees from 0 to 80", lambda value: _is_number(value) and 0 <= value <= 80),
+    "augment.elastic": PIXELS,
+    "augment.smoothness": POSITIVE,
+    "augment.erase": PIXELS,
     "dropout.rates": RATES,
     "model.label_smoothing": FRACTION,
     "model.backprop": one_of("autograd", "by_hand"),

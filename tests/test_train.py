@@ -40,7 +40,7 @@ def events(name="run"):
 
 @pytest.mark.parametrize("choice", choices())
 def test_every_choice_trains_two_steps(train, choice):
-    train(*SMOKE, choice)
+    train(*SMOKE, "trainer.max_epochs=1", choice)
     assert result()["steps"] == 2
 
 
