@@ -117,8 +117,12 @@ def test_another_config_under_the_same_name_is_refused(run, train):
     assert result()["epochs"] == 2
 
 
-def test_an_interrupted_run_continues_to_the_same_weights(train, monkeypatch):
-    options = (*SMALL, "trainer.max_epochs=3", "optimizer=adamw", "scheduler=one_cycle", "augment=affine")
+@pytest.mark.parametrize("recipe", [
+    ("optimizer=adamw", "scheduler=one_cycle", "augment=affine"),
+    ("optimizer=muon", "scheduler=linear", "augment=all", "average=ema"),
+])  # fmt: skip
+def test_an_interrupted_run_continues_to_the_same_weights(train, monkeypatch, recipe):
+    options = (*SMALL, "trainer.max_epochs=3", *recipe)
     train(*options, "name=whole")
 
     from cnnbp.callbacks.progress import Progress
