@@ -73,6 +73,7 @@ RATES = each(4, FRACTION, "four rates from 0 up to, not including, 1")
 ACTIVATION = one_of("relu", "leaky_relu", "elu", "gelu", "silu", "tanh")
 NORM = one_of("batch", "group", "none")
 ORDER = one_of("activation_norm", "norm_activation")
+HEAD = one_of("gap", "linear")
 
 RULES = {
     "name": Rule(
@@ -103,6 +104,7 @@ RULES = {
     "model.network.activation": ACTIVATION,
     "model.network.norm": NORM,
     "model.network.order": ORDER,
+    "model.network.head": HEAD,
     "optimizer.lr": POSITIVE,
     "optimizer.momentum": FRACTION,
     "optimizer.weight_decay": NOT_NEGATIVE,

@@ -156,6 +156,7 @@ def test_other_networks_and_statistics(tmp_path, format):
     need(format)
     torch.manual_seed(2)
     options = {"widths": (4, 8, 4, 4, 4), "norm": "group", "activation": "gelu", "order": "norm_activation"}
+    options |= {"head": "linear"}
     deployed = Deployed(Network(**options), DataModule(mean=0.286, std=0.353))
     images = torch.randint(256, (1000, 1, 28, 28), dtype=torch.uint8)
     with open(tmp_path / "file", "wb") as file, torch.no_grad():
