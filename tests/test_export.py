@@ -137,7 +137,7 @@ def test_safetensors_keeps_the_bits_and_what_builds_the_network(run, tmp_path):
         for name, value in network.state_dict().items():
             assert torch.equal(file.get_tensor(name), value)
     options = {"widths": [32, 24, 16, 24, 16], "dropout": [0.05, 0.1, 0.1, 0.1]}
-    options |= {"activation": "relu", "norm": "batch", "order": "activation_norm"}
+    options |= {"activation": "relu", "norm": "batch", "order": "activation_norm", "head": "gap"}
     assert json.loads(facts.pop("network")) == options
     assert facts == {"format": "pt", "dataset": "MNIST", "mean": "0.1307", "std": "0.3081"}
     assert "the last epoch; this file holds those of the best epoch" in sections(path)["Accuracy"]
