@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train test test-slow bench lint board
+.PHONY: help train test test-slow bench results lint board
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
@@ -16,6 +16,9 @@ test-slow: .venv/.ready  ## run the tests that take longer
 
 bench: .venv/.ready  ## time training beside the plain loop; ARGS=--quick for the short form
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+results: .venv/.ready  ## train the recipes over seeds and renew docs/results.md; ARGS="--only fast" for a part
+	@$(BIN)/python -m results $(ARGS)
 
 lint: .venv/.ready  ## check style and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -33,6 +33,9 @@ def parser() -> argparse.ArgumentParser:
     sub = add("evaluate", evaluate, "test a trained run, class by class")
     _add_run(sub)
     sub.add_argument("--plot", metavar="FILE.png", help="draw the confusion matrix and the worst mistakes")
+    sub.add_argument(
+        "--tta", action="store_true", help="also test-time augmentation: the mean over shifts by one pixel"
+    )
 
     sub = add("predict", predict, "read the digits on pictures")
     _add_run(sub)
@@ -124,7 +127,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """Test a run."""
     from cnnbp.evaluate import evaluate
 
-    evaluate(arguments.run, arguments.checkpoint, arguments.plot)
+    evaluate(arguments.run, arguments.checkpoint, arguments.plot, arguments.tta)
 
 
 def predict(arguments: argparse.Namespace) -> int:

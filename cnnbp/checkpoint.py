@@ -68,12 +68,15 @@ def check_continues(checkpoint: dict[str, Any], optimizer: Optimizer, steps: int
 
     The state of the optimizer and of the schedule is restored, so that other options would silently do nothing.
     """
-    saved, schedules = checkpoint["optimizer_states"][0]["param_groups"][0], checkpoint["lr_schedulers"]
-    rate = saved.get("max_lr", saved.get("initial_lr", None if schedules else saved["lr"]))  # before the schedule
-    for key, value in optimizer.param_groups[0].items():
-        was = rate if key == "lr" else saved.get(key)
-        if key != "params" and was != value and not (key == "lr" and was is None):
-            raise UserError(f"the checkpoint was trained with {key}={was}, not {value}; give the optimizer it had")
+    groups, schedules = checkpoint["optimizer_states"][0]["param_groups"], checkpoint["lr_schedulers"]
+    if len(groups) != len(optimizer.param_groups):
+        raise UserError("the checkpoint was trained with another optimizer, or by another version; start afresh")
+    for saved, group in zip(groups, optimizer.param_groups, strict=True):
+        rate = saved.get("max_lr", saved.get("initial_lr", None if schedules else saved["lr"]))  # before the schedule
+        for key, value in group.items():
+            was = rate if key == "lr" else saved.get(key)
+            if key != "params" and was != value and not (key == "lr" and was is None):
+                raise UserError(f"the checkpoint was trained with {key}={was}, not {value}; give the optimizer it had")
     for schedule in schedules:
         length = schedule.get("total_steps", schedule.get("T_max"))
         if length not in (None, steps):

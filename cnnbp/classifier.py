@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
@@ -15,12 +16,19 @@ from cnnbp.checkpoint import check_continues, check_fits
 from cnnbp.errors import UserError
 
 
+def parameter_groups(module: nn.Module) -> list[dict]:
+    """Spare biases and the scales and shifts of normalisation from weight decay (He et al., 2019, section 3.1)."""
+    weights = [parameter for parameter in module.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
+    return [{"params": weights}, {"params": others, "weight_decay": 0}]
+
+
 class Classifier(LightningModule):
     """Trains a network by cross-entropy and logs `loss/STAGE` and `accuracy/STAGE` once an epoch.
 
     Args:
         network: maps images (N, 1, 28, 28) to logits (N, 10).
-        optimizer: maps parameters to an optimizer.
+        optimizer: maps groups of parameters to an optimizer.
         scheduler: maps (optimizer, epochs, steps_per_epoch) to Lightning's lr_scheduler_config; without one
             the learning rate is constant.
         backprop: "autograd", or "by_hand" to train by the equations of `cnnbp.backprop`, several times slower.
@@ -72,7 +80,7 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> dict:
         data = self.trainer.datamodule
         try:
-            config = {"optimizer": self.make_optimizer(self.parameters())}
+            config = {"optimizer": self.make_optimizer(parameter_groups(self))}
             if self.make_scheduler:
                 config["lr_scheduler"] = self.make_scheduler(
                     config["optimizer"], self.trainer.max_epochs, self._steps_per_epoch(len(data.train_dataloader()))
@@ -92,7 +100,11 @@ class Classifier(LightningModule):
         check_fits(checkpoint, self)
         if self._trainer:
             steps = self.trainer.max_epochs * self._steps_per_epoch(len(self.trainer.datamodule.train_dataloader()))
-            check_continues(checkpoint, self.make_optimizer(self.parameters()), steps)
+            check_continues(checkpoint, self.make_optimizer(parameter_groups(self)), steps)
+            averages = any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks)
+            if averages != ("averaging_state" in checkpoint):
+                way = "without" if averages else "with"
+                raise UserError(f"the checkpoint was trained {way} averaged weights; give the average= that it had")
 
     def _step(self, batch: tuple[Tensor, Tensor], stage: str, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         images, labels = batch

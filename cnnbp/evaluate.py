@@ -1,17 +1,22 @@
 """A trained run on the test set: the run's own numbers, class by class, and its worst mistakes."""
 
+from itertools import product
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
+from tqdm import tqdm
 
 from cnnbp.callbacks.progress import result_line
 from cnnbp.pictures import worst
 from cnnbp.plot import figure
 from cnnbp.training import resolve_precision, restore
+
+SHIFTS = tuple(product((0, -1, 1), repeat=2))  # down and right, in pixels
 
 
 class _Logits(Callback):
@@ -22,8 +27,11 @@ class _Logits(Callback):
         self.batches.append(outputs.cpu())
 
 
-def evaluate(directory: str, checkpoint: str = "last", plot: str | None = None) -> None:
-    """Print loss, accuracy and the accuracy of each class; with `plot` draw the confusion matrix and mistakes."""
+def evaluate(directory: str, checkpoint: str = "last", plot: str | None = None, tta: bool = False) -> None:
+    """Print loss, accuracy and the accuracy of each class; with `plot` draw the confusion matrix and mistakes.
+
+    With `tta` the loss and accuracy under test-time augmentation come last, apart from the run's own.
+    """
     config, data, model = restore(directory, checkpoint)
     loss, accuracy, logits = on_test_set(config, data, model)
     images, labels = (tensor.cpu() for tensor in data.splits["test"])
@@ -33,6 +41,14 @@ def evaluate(directory: str, checkpoint: str = "last", plot: str | None = None) 
     if plot:
         draw(images, labels, logits, confusion, Path(plot))
         print(plot)
+    if tta:
+        probabilities = over_shifts(config, data, model)
+        loss = F.nll_loss(probabilities.log(), labels).item()
+        correct = int((probabilities.argmax(1) == labels).sum())
+        print(
+            f"Mean of {len(SHIFTS)} shifts by at most one pixel: Average loss: {loss:.4f}, "
+            f"Accuracy: {correct}/{len(labels)} ({correct / len(labels):.2%})"
+        )
 
 
 def on_test_set(config: DictConfig, data: LightningDataModule, model: LightningModule) -> tuple[float, float, Tensor]:
@@ -49,6 +65,17 @@ def on_test_set(config: DictConfig, data: LightningDataModule, model: LightningM
     trainer.test(model, data, verbose=False)
     loss, accuracy = (trainer.callback_metrics[f"{name}/test"].item() for name in ("loss", "accuracy"))
     return loss, accuracy, torch.cat(collected.batches)
+
+
+def over_shifts(config: DictConfig, data: LightningDataModule, model: LightningModule) -> Tensor:
+    """Average the probabilities (N, 10) over each test image and its shifts by one pixel, with zeros moved in."""
+    images, labels = data.splits["test"]
+    side, padded, total = images.shape[-1], F.pad(images, (1, 1, 1, 1)), 0
+    for down, right in tqdm(SHIFTS, desc="shifts", leave=False, disable=None):
+        data.splits["test"] = padded[:, 1 - down : 1 - down + side, 1 - right : 1 - right + side], labels
+        total += on_test_set(config, data, model)[2].softmax(1)
+    data.splits["test"] = images, labels
+    return total / len(SHIFTS)
 
 
 def class_table(confusion: Tensor) -> str:

@@ -275,7 +275,7 @@ class _Canvas:
             return [self._write(x, y, f"loss\n{stop.output:.3g}", size=15)]
         if stop.kind == "Flatten" and way == "forward":
             return self._bars(values.softmax(0).numpy(), stop, way, ".1%", "")
-        if stop.kind == "AvgPool2d":
+        if values.shape[1:] == (1, 1):
             form, note = (".2f", "orange: the label") if way == "forward" else (".0e", "probability - target")
             return self._bars(values.flatten().numpy(), stop, way, form, note)
         return self._maps(values.numpy(), stop, way) if values.ndim == 3 else []
@@ -339,13 +339,14 @@ class _Canvas:
 def _boxes(stops: list[Stop]) -> dict[str, tuple[float, float, float]]:
     """Left edge and width of each block's panel, and the side of one map in it."""
     maps = {stop.block: len(stop.output) for stop in stops if stop.output.ndim == 3}
-    trunk = {block: number for block, number in maps.items() if block not in ("image", "conv5", "gap")}
+    *_, head = maps
+    trunk = {block: number for block, number in maps.items() if block not in ("image", "conv5", head)}
     rows = next(
         rows for rows in count(1) if sum(-(-number // rows) for number in trunk.values()) * SIDE / rows <= TRUNK
     )
     sizes = {"image": (IMAGE, IMAGE)}
     sizes |= {block: (-(-number // rows) * SIDE / rows, SIDE / rows) for block, number in trunk.items()}
-    sizes |= {"conv5": (SIDE / 10, SIDE / 10), "gap": (BARS, BARS), "flatten": (BARS, BARS)}
+    sizes |= {"conv5": (SIDE / 10, SIDE / 10), head: (BARS, BARS), "flatten": (BARS, BARS)}
     space = (WIDTH - 2 * MARGIN - sum(width for width, _ in sizes.values())) / (len(sizes) - 1)
     boxes, left = {}, MARGIN
     for block, (width, side) in sizes.items():

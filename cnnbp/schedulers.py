@@ -1,5 +1,8 @@
 """Learning-rate schedules: each maps (optimizer, epochs, steps_per_epoch) to Lightning's lr_scheduler_config."""
 
+import math
+from collections.abc import Callable
+
 from torch.optim import Optimizer, lr_scheduler
 
 
@@ -8,12 +11,31 @@ def step(optimizer: Optimizer, epochs: int, steps_per_epoch: int, every: int, ga
     return {"scheduler": lr_scheduler.StepLR(optimizer, every, gamma), "interval": "epoch"}
 
 
-def cosine(optimizer: Optimizer, epochs: int, steps_per_epoch: int, final_lr: float) -> dict:
-    """Follow half a cosine from the optimizer's rate to `final_lr`, step by step (Loshchilov and Hutter, 2017)."""
-    return {
-        "scheduler": lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps_per_epoch, final_lr),
-        "interval": "step",
-    }
+def linear(optimizer: Optimizer, epochs: int, steps_per_epoch: int, warmup: float, final_lr: float) -> dict:
+    """Rise for the share `warmup` of all steps to the optimizer's rate, then fall in a line to `final_lr`."""
+    return _annealed(optimizer, epochs * steps_per_epoch, warmup, final_lr, lambda share: 1 - share)
+
+
+def cosine(optimizer: Optimizer, epochs: int, steps_per_epoch: int, warmup: float, final_lr: float) -> dict:
+    """Rise for the share `warmup` of all steps, then fall in half a cosine (Loshchilov and Hutter, 2017)."""
+    return _annealed(
+        optimizer, epochs * steps_per_epoch, warmup, final_lr, lambda share: (1 + math.cos(math.pi * share)) / 2
+    )
+
+
+def _annealed(
+    optimizer: Optimizer, total_steps: int, warmup: float, final_lr: float, height: Callable[[float], float]
+) -> dict:
+    rise, final = round(warmup * total_steps), final_lr / optimizer.param_groups[0]["lr"]
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        return final + (1 - final) * height((step - rise) / (total_steps - rise))
+
+    schedule = lr_scheduler.LambdaLR(optimizer, factor)
+    schedule.total_steps = total_steps  # goes into checkpoints, so that one for another length is refused
+    return {"scheduler": schedule, "interval": "step"}
 
 
 def one_cycle(optimizer: Optimizer, epochs: int, steps_per_epoch: int, warmup: float, **options) -> dict:

@@ -65,6 +65,7 @@ INNER_FRACTION = Rule("a number between 0 and 1", lambda value: _is_number(value
 BOOLEAN = Rule("true or false", lambda value: isinstance(value, bool))
 TEXT = Rule("a text that is not empty", lambda value: isinstance(value, str) and value != "")
 NULL = Rule("null", lambda value: value is None)
+PIXELS = Rule("a number of pixels from 0 to 28", lambda value: _is_number(value) and 0 <= value <= 28)
 LIMIT = either(whole(1), Rule("a share above 0, up to 1.0", lambda value: isinstance(value, float) and 0 < value <= 1))
 
 WIDTHS = each(5, whole(1), "five whole numbers above 0")
@@ -72,6 +73,7 @@ RATES = each(4, FRACTION, "four rates from 0 up to, not including, 1")
 ACTIVATION = one_of("relu", "leaky_relu", "elu", "gelu", "silu", "tanh")
 NORM = one_of("batch", "group", "none")
 ORDER = one_of("activation_norm", "norm_activation")
+HEAD = one_of("gap", "linear")
 
 RULES = {
     "name": Rule(
@@ -88,8 +90,12 @@ RULES = {
     "data.eval_batch_size": whole(1, 60_000),
     "data.val_size": whole(0, 59_999),
     "augment.degrees": Rule("a number from 0 to 180", lambda value: _is_number(value) and 0 <= value <= 180),
-    "augment.shift": Rule("a number of pixels from 0 to 28", lambda value: _is_number(value) and 0 <= value <= 28),
+    "augment.shift": PIXELS,
     "augment.scale": FRACTION,
+    "augment.shear": Rule("a number of degrees from 0 to 80", lambda value: _is_number(value) and 0 <= value <= 80),
+    "augment.elastic": PIXELS,
+    "augment.smoothness": POSITIVE,
+    "augment.erase": PIXELS,
     "dropout.rates": RATES,
     "model.label_smoothing": FRACTION,
     "model.backprop": one_of("autograd", "by_hand"),
@@ -98,6 +104,7 @@ RULES = {
     "model.network.activation": ACTIVATION,
     "model.network.norm": NORM,
     "model.network.order": ORDER,
+    "model.network.head": HEAD,
     "optimizer.lr": POSITIVE,
     "optimizer.fused": BOOLEAN,
     "optimizer.momentum": FRACTION,
@@ -105,9 +112,10 @@ RULES = {
     "scheduler.every": whole(1),
     "scheduler.gamma": Rule("a number above 0, up to 1", lambda value: _is_number(value) and 0 < value <= 1),
     "scheduler.final_lr": NOT_NEGATIVE,
-    "scheduler.warmup": INNER_FRACTION,
+    "scheduler.warmup": FRACTION,
     "scheduler.factor": INNER_FRACTION,
     "scheduler.patience": whole(0),
+    "callbacks.average.decay": FRACTION,
     "callbacks.dashboard.every_n_epochs": whole(1),
     "callbacks.dashboard.embedding": BOOLEAN,
     "trainer.max_epochs": whole(1),

@@ -179,7 +179,7 @@ OPTIONS = {
     "group norm, gelu": {"norm": "group", "activation": "gelu", **SMALL},
     "no norm, elu": {"norm": "none", "activation": "elu", **SMALL},
     "leaky_relu, widths": {"activation": "leaky_relu", "widths": (3, 1, 6, 5, 3)},
-    "silu": {"activation": "silu", **SMALL},
+    "silu, linear head": {"activation": "silu", "head": "linear", **SMALL},
     "tanh": {"activation": "tanh", "order": "norm_activation", **SMALL},
 }
 

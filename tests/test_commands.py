@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from cnnbp.evaluate import over_shifts
 from cnnbp.sources import embedded_mnist
+from cnnbp.training import restore
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -25,7 +27,7 @@ def trained(tmp_path_factory):
         directory = tmp_path_factory.mktemp("trained")
         patch.chdir(directory)
         options = "trainer=cpu trainer.max_epochs=1 trainer.limit_train_batches=300 data.batch_size=64 dropout=none"
-        recipe = "optimizer=adamw optimizer.lr=0.01 scheduler=one_cycle augment=affine"
+        recipe = "optimizer=adamw optimizer.lr=0.005 scheduler=one_cycle augment=affine"
         patch.setattr("sys.argv", ["train.py", "name=run", *options.split(), *recipe.split()])
         runpy.run_path(str(Path(__file__).parents[1] / "train.py"), run_name="__main__")
     return directory / "outputs" / "run"
@@ -50,6 +52,29 @@ def test_evaluate_gives_the_numbers_of_the_run(trained, cnnbp, capsys):
     counts = np.array([row.split()[:3] for row in classes], int)
     assert counts[:, 1].tolist() == embedded_mnist().test_labels.bincount().tolist()
     assert counts[:, 2].sum() == correct
+
+
+def test_the_mean_over_shifts(trained):
+    config, data, model = restore(trained)
+    data.setup("test")
+    images, labels = data.splits["test"]
+    inner = images[:, 1:-1, 1:-1].flatten(1).sum(1) == images.flatten(1).sum(1)  # the frame is empty
+    data.splits["test"] = images, _ = images[inner][:200], labels[inner][:200]
+    mean = torch.zeros(200, 10)
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            with torch.inference_mode():
+                pixels = images.roll((down, right), (1, 2))[:, None].float()
+                mean += model(data.normalise(pixels)).softmax(1) / 9
+    torch.testing.assert_close(over_shifts(config, data, model), mean, rtol=1e-4, atol=1e-5)
+    assert data.splits["test"][0] is images
+
+
+def test_test_time_augmentation_is_told_apart(trained, cnnbp, capsys, monkeypatch):
+    monkeypatch.setattr("cnnbp.evaluate.SHIFTS", ((0, 0),))
+    cnnbp("evaluate", str(trained), "--tta")
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert last == first.replace("Test set:", "Mean of 1 shifts by at most one pixel:")
 
 
 def test_evaluate_draws_a_picture(trained, cnnbp, tmp_path):

@@ -24,6 +24,7 @@ OPTIONS = {
     "no dropout, usual order": {"dropout": (0, 0, 0, 0), "order": "norm_activation", **SMALL},
     "group norm, gelu": {"norm": "group", "activation": "gelu", **SMALL},
     "no norm": {"norm": "none", "widths": (5, 3, 4, 4, 2)},
+    "linear head": {"head": "linear", **SMALL},
 }
 
 

@@ -137,7 +137,7 @@ def test_safetensors_keeps_the_bits_and_what_builds_the_network(run, tmp_path):
         for name, value in network.state_dict().items():
             assert torch.equal(file.get_tensor(name), value)
     options = {"widths": [32, 24, 16, 24, 16], "dropout": [0.05, 0.1, 0.1, 0.1]}
-    options |= {"activation": "relu", "norm": "batch", "order": "activation_norm"}
+    options |= {"activation": "relu", "norm": "batch", "order": "activation_norm", "head": "gap"}
     assert json.loads(facts.pop("network")) == options
     assert facts == {"format": "pt", "dataset": "MNIST", "mean": "0.1307", "std": "0.3081"}
     assert "the last epoch; this file holds those of the best epoch" in sections(path)["Accuracy"]
@@ -156,6 +156,7 @@ def test_other_networks_and_statistics(tmp_path, format):
     need(format)
     torch.manual_seed(2)
     options = {"widths": (4, 8, 4, 4, 4), "norm": "group", "activation": "gelu", "order": "norm_activation"}
+    options |= {"head": "linear"}
     deployed = Deployed(Network(**options), DataModule(mean=0.286, std=0.353))
     images = torch.randint(256, (1000, 1, 28, 28), dtype=torch.uint8)
     with open(tmp_path / "file", "wb") as file, torch.no_grad():

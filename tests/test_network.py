@@ -47,6 +47,16 @@ def test_usual_order_and_other_layers():
     assert not any(isinstance(module, nn.BatchNorm2d) for module in Network(norm="none").modules())
 
 
+def test_the_linear_head_is_fully_connected():
+    torch.manual_seed(0)
+    network = Network(head="linear").eval()
+    assert sum(parameter.numel() for parameter in network.parameters()) == 19_866 + 250 * 10 + 10
+    images = torch.randn(2, 1, 28, 28)
+    maps = torch.nn.Sequential(*list(network.children())[:-1])(images)
+    expected = torch.nn.functional.linear(maps.flatten(1), network.linear.weight.flatten(1), network.linear.bias)
+    torch.testing.assert_close(network(images), expected)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("norm", [*NORMS, "none"])
 def test_every_option_that_the_schema_allows_builds(activation, norm):
@@ -68,6 +78,7 @@ def test_every_option_that_the_schema_allows_builds(activation, norm):
         ("activation", "swish"),
         ("norm", "layer"),
         ("order", "backwards"),
+        ("head", "dense"),
     ],
 )
 def test_a_bad_argument_is_named_with_its_value(argument, value):

@@ -21,10 +21,11 @@ PUBLISHED_LINE = re.compile(r"Test set: Average loss: \d+\.\d{4}, Accuracy: \d+/
 
 
 def choices():
-    for group in ("augment", "dropout", "optimizer", "scheduler"):
+    for group in ("augment", "average", "dropout", "optimizer", "scheduler"):
         for file in sorted((ROOT / "conf" / group).glob("*.yaml")):
             yield f"{group}={file.stem}"
-    yield from ("logger=csv", "logger=none", "logger=tensorboard", "experiment=baseline", "trainer.accelerator=auto")
+    yield from ("logger=csv", "logger=none", "logger=tensorboard", "trainer.accelerator=auto")
+    yield from ("experiment=baseline", "experiment=best", "experiment=fast")
 
 
 def result(name="run"):
@@ -39,7 +40,7 @@ def events(name="run"):
 
 @pytest.mark.parametrize("choice", choices())
 def test_every_choice_trains_two_steps(train, choice):
-    train(*SMOKE, choice)
+    train(*SMOKE, "trainer.max_epochs=1", choice)
     assert result()["steps"] == 2
 
 
@@ -116,8 +117,12 @@ def test_another_config_under_the_same_name_is_refused(run, train):
     assert result()["epochs"] == 2
 
 
-def test_an_interrupted_run_continues_to_the_same_weights(train, monkeypatch):
-    options = (*SMALL, "trainer.max_epochs=3", "optimizer=adamw", "scheduler=one_cycle", "augment=affine")
+@pytest.mark.parametrize("recipe", [
+    ("optimizer=adamw", "scheduler=one_cycle", "augment=affine"),
+    ("optimizer=muon", "scheduler=linear", "augment=all", "average=ema"),
+])  # fmt: skip
+def test_an_interrupted_run_continues_to_the_same_weights(train, monkeypatch, recipe):
+    options = (*SMALL, "trainer.max_epochs=3", *recipe)
     train(*options, "name=whole")
 
     from cnnbp.callbacks.progress import Progress

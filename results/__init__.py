@@ -1,0 +1,20 @@
+"""The accuracy that the README states, from nothing: `make results`."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Sweep(NamedTuple):
+    """What `train.py -m name=NAME` is given."""
+
+    overrides: tuple[str, ...]
+    seeds: tuple[int, ...] = tuple(range(101, 111))  # no choice was made with these
+
+
+RECIPES = {name: Sweep((f"experiment={name}",)) for name in ("baseline", "fast", "best")}
+VARIANTS = sorted(file.stem for file in (ROOT / "conf" / "ablation").glob("*.yaml"))
+SHORTENED = ("experiment=best", "trainer.max_epochs=4", "data.val_size=10000")
+ABLATION = Sweep((*SHORTENED, f"ablation={','.join(VARIANTS)}"), seeds=(1, 2, 3, 4, 5))
+SWEEPS = RECIPES | {"ablation": ABLATION}

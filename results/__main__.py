@@ -1,0 +1,81 @@
+"""`python -m results`: train what is missing, then write the tables and draw the pictures of all that is there."""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from tqdm import tqdm
+
+from cnnbp.errors import UserError, in_one_line
+from results import RECIPES, ROOT, SWEEPS, Sweep
+from results.report import epochs, report
+
+QUICK = ("trainer=smoke", "trainer.max_epochs=2", "data.batch_size=16", "data.eval_batch_size=100")
+
+
+def main() -> None:
+    """Train, then report."""
+    options = parse()
+    prefix, limits, docs = ("quick-", QUICK, Path("outputs")) if options.quick else ("", (), ROOT / "docs")
+    with in_one_line():
+        for name in options.only or RECIPES:
+            overrides, seeds = SWEEPS[name]
+            train(prefix + name, Sweep((*overrides, *limits), seeds[: options.seeds]))
+        report({name: Path("outputs", prefix + name) for name in SWEEPS}, docs)
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m results",
+        description="Train the recipes over seeds, then renew docs/results.md, accuracy.png and ablation.png. "
+        "Started again, it goes on where it was.",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=SWEEPS, metavar="SWEEP", help=f"of {', '.join(SWEEPS)}; default: the first three"
+    )
+    parser.add_argument("--seeds", type=int, choices=range(1, 11), metavar="N", help="1 to 10; default: all")
+    parser.add_argument("--quick", action="store_true", help="two steps an epoch, to see it work; writes to outputs/")
+    return parser.parse_args()
+
+
+def train(name: str, sweep: Sweep) -> None:
+    """Run what is missing of a sweep below outputs/, with a bar over all its epochs.
+
+    Raises:
+        UserError: a job failed.
+    """
+    arguments = ["train.py", "-m", f"name={name}", *sweep.overrides, f"seed={','.join(map(str, sweep.seeds))}"]
+    print("python", shlex.join(arguments), flush=True)
+    total = jobs(sweep) * max_epochs(sweep)
+    done = sum(len(epochs(run)) for run in Path("outputs", name).glob("*/"))
+    command = [sys.executable, str(ROOT / arguments[0]), *arguments[1:]]
+    with (
+        tqdm(total=total, initial=min(done, total), desc=name, unit="epoch") as bar,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process,
+    ):
+        for line in process.stdout:
+            bar.update("batch_id=" in line)  # the line that ends an epoch
+    if process.returncode:
+        raise UserError(f"{name}: not all of it was trained; see error.txt and train.log below outputs/{name}")
+
+
+def jobs(sweep: Sweep) -> int:
+    """How many runs a sweep has."""
+    count = len(sweep.seeds)
+    for override in sweep.overrides:
+        count *= override.count(",") + 1
+    return count
+
+
+def max_epochs(sweep: Sweep) -> int:
+    """How many epochs each run of a sweep has."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", [override for override in sweep.overrides if "," not in override]).trainer.max_epochs
+
+
+if __name__ == "__main__":
+    main()
