@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from cnnbp.augment import Affine
+from cnnbp.augment import Augment
 from cnnbp.classifier import Classifier
 from cnnbp.data import DataModule
 from cnnbp.network import Network
@@ -17,7 +17,7 @@ def test_a_step_never_waits_for_the_device(optimizer):
     with torch.device("meta"):
         model = Classifier(Network(), optimizer, label_smoothing=0.1).train()
         images, labels = torch.zeros(8, 28, 28, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
-    data = DataModule(augment=Affine(degrees=10, shift=2, scale=0.1))
+    data = DataModule(augment=Augment(degrees=10, shift=2, scale=0.1, shear=5, elastic=1, erase=8))
     step = optimizer(model.parameters())
 
     images = data.normalise(data.augment(images.unsqueeze(1).float()))
