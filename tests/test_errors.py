@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 MISTAKES = {
     "optimiser=adam": "error: optimiser=adam: no such key; choose data, ",
     "optimizer.lrr=1": "error: optimizer.lrr=1: no such key; choose lr, momentum, weight_decay",
-    "optimizer=foo": "error: optimizer=foo: no such choice; choose adam, adamw, rmsprop, sgd",
+    "optimizer=foo": "error: optimizer=foo: no such choice; choose adam, adamw, muon, rmsprop, sgd",
     "trainer.max_epochs=0": "error: trainer.max_epochs=0: must be a whole number, 1 or more",
     "trainer.max_epochs=-3": "error: trainer.max_epochs=-3: must be a whole number, 1 or more",
     "dropout.rates=[2,0,0,0]": "error: dropout.rates=[2, 0, 0, 0]: must be four rates from 0 up to, not including, 1",
@@ -116,8 +116,8 @@ def test_a_directory_in_use_is_refused_with_its_holder(train):
 def test_help_names_groups_and_examples_without_heavy_imports(tmp_path):
     command = [sys.executable, "-X", "importtime", ROOT / "train.py", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert "optimizer: adam, adamw, rmsprop, sgd" in done.stdout
-    assert done.stdout.count("python train.py ") == 3
+    assert "optimizer: adam, adamw, muon, rmsprop, sgd" in done.stdout
+    assert done.stdout.count("python train.py ") == 4
     assert " torch" not in done.stderr
 
 

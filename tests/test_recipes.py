@@ -33,3 +33,11 @@ def test_each_variant_is_a_network_of_its_own_kind(variant):
 def test_recipes_train_the_published_network(recipe):
     network = instantiate(composed(f"experiment={recipe}").model.network)
     assert sum(parameter.numel() for parameter in network.parameters()) == 19_866
+
+
+@pytest.mark.parametrize("recipe", ["best", "fast"])
+def test_any_part_of_a_recipe_can_be_left_out(recipe):
+    config = composed(f"experiment={recipe}", "augment=none", "average=none", "scheduler=none", "optimizer=sgd")
+    assert config.augment == {}
+    assert config.scheduler == {}
+    assert "average" not in config.callbacks
