@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -41,7 +43,10 @@ class Classifier(LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.label_smoothing, self.by_hand = label_smoothing, backprop == "by_hand"
         metrics = MetricCollection(
-            {"loss": MeanMetric(), "accuracy": MulticlassAccuracy(10, average="micro", validate_args=False)},
+            {
+                "loss": MeanMetric(nan_strategy="disable"),  # else a loss that is no number is left out
+                "accuracy": MulticlassAccuracy(10, average="micro", validate_args=False),
+            },
             compute_groups=False,
         )
         self.metrics = nn.ModuleDict({f"{stage}_metrics": metrics.clone() for stage in ("train", "val", "test")})
@@ -61,9 +66,18 @@ class Classifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._log("train")
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, ReduceLROnPlateau):
+            loss = "loss/val" if self.trainer.datamodule.val_size else "loss/train"
+            schedule.step(self.trainer.callback_metrics[loss])
+
+    def lr_scheduler_step(self, scheduler: LRScheduler, metric: float | None) -> None:
+        if metric is None:  # Lightning would step a plateau schedule after the checkpoint is saved, so we do it before
+            scheduler.step()
 
     def on_validation_epoch_end(self) -> None:
-        self._log(self.trainer.datamodule.epoch_stage)
+        # a run that was killed after its last epoch is evaluated again, but has logged it
+        self._log(self.trainer.datamodule.epoch_stage, to_loggers=self.trainer.state.fn == TrainerFn.FITTING)
 
     def on_test_epoch_end(self) -> None:
         # where the test set was evaluated after each epoch, its last point is drawn already
@@ -88,11 +102,25 @@ class Classifier(LightningModule):
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         return math.ceil(batches / self.trainer.accumulate_grad_batches)
 
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        # each process has its own part of the epoch's sums
+        states = {name: metric.metric_state for name, metric in self.metrics["train_metrics"].items()}
+        checkpoint["train_metrics"] = self.all_gather(states)
+
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         check_fits(checkpoint, self)
         if self._trainer:
+            self._load_metrics(checkpoint["train_metrics"])
             steps = self.trainer.max_epochs * self._steps_per_epoch(len(self.trainer.datamodule.train_dataloader()))
             check_continues(checkpoint, self.make_optimizer(self.parameters()), steps)
+
+    def _load_metrics(self, saved: dict[str, dict[str, Tensor]]) -> None:
+        for name, states in saved.items():
+            for state, value in states.items():
+                own = getattr(self.metrics["train_metrics"][name], state)
+                if value.numel() != own.numel() * self.trainer.world_size:
+                    raise UserError(f"the checkpoint is not of {self.trainer.world_size} processes; give as many")
+                own.copy_(value.view(-1, *own.shape)[self.trainer.global_rank])
 
     def _step(self, batch: tuple[Tensor, Tensor], stage: str, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         images, labels = batch
@@ -110,5 +138,7 @@ class Classifier(LightningModule):
         metrics = self.metrics[f"{stage}_metrics"]
         values = {f"{name}/{stage}": value for name, value in metrics.compute().items()}
         metrics.reset()
-        # "step" is where loggers put the point: at the optimizer steps taken, the same for every stage
-        self.log_dict(values | {"step": float(self.global_step)}, logger=to_loggers and bool(self.trainer.loggers))
+        self.log_dict(values, logger=False)
+        # at once, not by Lightning after the checkpoint; at the optimizer steps taken, the same for every stage
+        for logger in self.trainer.loggers if to_loggers else ():
+            logger.log_metrics({name: value.item() for name, value in values.items()}, self.global_step)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from hydra.errors import CompactHydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from cnnbp.signals import exiting
+
 # further processes of a run inherit what in_one_line sets, and must not take it for the user's wish
 WANTS_TRACEBACKS = os.environ.setdefault("CNNBP_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
 
@@ -22,9 +24,8 @@ def in_one_line() -> Iterator[None]:
     """Turn a user's mistake into one line on stderr and exit status 1, unless HYDRA_FULL_ERROR=1 asks for more."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets Hydra raise its errors instead of printing them
     try:
-        yield
-    except KeyboardInterrupt:
-        sys.exit(130)
+        with exiting():
+            yield
     except (UserError, CompactHydraException, OmegaConfBaseException, OSError) as error:
         if WANTS_TRACEBACKS:
             raise

@@ -1,6 +1,7 @@
 """What each value of the config may be, checked before anything heavy is imported or anything is created."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -75,8 +76,14 @@ ORDER = one_of("activation_norm", "norm_activation")
 
 RULES = {
     "name": Rule(
-        "a file name of at most 200 characters",
-        lambda value: 0 < len(str(value).strip(".")) <= 200 and "/" not in str(value) and value is not None,
+        "a file name of at most 200 bytes",
+        lambda value: (
+            value is not None
+            and str(value).strip(".") != ""
+            and len(os.fsencode(str(value))) <= 200
+            and "/" not in str(value)
+            and str(value).isprintable()
+        ),
     ),
     "seed": whole(0, 2**32 - 1),
     "ckpt_path": either(NULL, TEXT),
@@ -107,6 +114,10 @@ RULES = {
     "scheduler.warmup": INNER_FRACTION,
     "scheduler.factor": INNER_FRACTION,
     "scheduler.patience": whole(0),
+    "callbacks.finite.every_n_steps": whole(1),
+    "callbacks.finite.rollbacks": whole(0),
+    "callbacks.finite.factor": INNER_FRACTION,
+    "callbacks.checkpoints.every_n_seconds": POSITIVE,
     "callbacks.dashboard.every_n_epochs": whole(1),
     "callbacks.dashboard.embedding": BOOLEAN,
     "trainer.max_epochs": whole(1),

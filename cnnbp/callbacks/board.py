@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 
 class Board(Callback):
@@ -21,8 +22,13 @@ class Board(Callback):
         self.hyperparameters = {name: _plain(value) for name, value in hyperparameters.items()}
 
     def on_train_start(self, trainer, module):
-        if trainer.is_global_zero and trainer.global_step == 0:
-            for logger in _boards(trainer):
+        if not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        start = Event(step=step + 1 if step else 0, session_log=SessionLog(status=SessionLog.START))
+        for logger in _boards(trainer):
+            logger.experiment.file_writer.add_event(start)  # points from there on, of a killed process, are dropped
+            if step == 0:
                 # four blanks make it a code block in Markdown
                 lines = self.config_file.read_text().splitlines()
                 logger.experiment.add_text("config", "\n".join("    " + line for line in lines))
