@@ -21,7 +21,7 @@ def main(config: DictConfig) -> float | None:
 def train(config: DictConfig, run: Run, rolled_back: int = 0) -> None:
     """Seed, build, fit and test; after a divergence perhaps again, from the last checkpoint."""
     from cnnbp.callbacks.finite import RollBack  # heavy imports come after the cheap checks
-    from cnnbp.checkpoint import newest
+    from cnnbp.checkpoint import load, newest
     from cnnbp.training import build, summarise
 
     checkpoint = newest(run.path / "checkpoints") or config.ckpt_path
@@ -31,8 +31,10 @@ def train(config: DictConfig, run: Run, rolled_back: int = 0) -> None:
         trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
     except RollBack as rollback:
         return train(config, run, rollback.times)
-    if data.val_size and "accuracy/val" not in trainer.callback_metrics:
-        trainer.validate(model, data, verbose=False)  # killed after its last epoch, before its result was stored
+    if "loss/train" not in trainer.callback_metrics:  # killed after its last epoch, before its result was stored
+        model.load_state_dict(load(checkpoint)["state_dict"])  # where weights are averaged, the averages
+        if data.val_size:
+            trainer.validate(model, data, verbose=False)
     validation = dict(trainer.callback_metrics)
     trainer.test(model, data, verbose=False)
     run.finish(summarise(trainer, validation, config.seed))

@@ -29,7 +29,8 @@ def in_one_line() -> Iterator[None]:
     except (UserError, CompactHydraException, OmegaConfBaseException, OSError) as error:
         if WANTS_TRACEBACKS:
             raise
-        sys.exit(f"error: {explain(error)}")
+        # what is wrong is wrong in every process of a run, and the first one tells it
+        sys.exit(1 if int(os.environ.get("LOCAL_RANK", 0)) else f"error: {explain(error)}")
     except Exception as error:
         if type(error).__name__ != "MisconfigurationException" or WANTS_TRACEBACKS:  # Lightning's, not to import here
             raise

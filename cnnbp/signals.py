@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,12 +21,12 @@ def on_stop(handler: Callable[[int, FrameType | None], None]) -> None:
 
 def exit_at_once(number: int, frame: FrameType | None = None) -> None:
     """End the process with the usual exit status: 143 after SIGTERM, 130 after SIGINT."""
-    sys.exit(128 + number)
+    os._exit(128 + number)  # an exception would end in a crash where C++ has called Python, as in torch's import
 
 
 @contextmanager
 def exiting() -> Iterator[None]:
-    """Let signals to stop end the process by SystemExit, so that files and locks are tidied up."""
+    """Let signals to stop end the process without a traceback."""
     before = {number: signal.getsignal(number) for number in STOPPING}
     on_stop(exit_at_once)
     try:

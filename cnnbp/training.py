@@ -23,6 +23,8 @@ from cnnbp.records import read_config, refuse_foreign_code
 # what Lightning says of its own calls and of the machine, of which a user can change nothing
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
+warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # the metrics have done it
 warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
 
 PACKAGES = ("cnnbp", "torch", "torchvision", "pytorch-lightning", "hydra-core", "torchmetrics", "tensorboard", "numpy")

@@ -3,6 +3,7 @@
 import logging
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -99,7 +100,7 @@ class Checkpoints(Checkpoint):
             return
         if asked == REQUEUE and trainer.is_global_zero:
             _requeue()
-        exit_at_once(asked)
+        sys.exit(128 + asked)
 
 
 def _requeue() -> None:
