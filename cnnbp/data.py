@@ -134,9 +134,7 @@ class DataModule(LightningDataModule):
         last = (len(self.splits[split][1]) - 1) % size + 1
         if last < world_size:
             key = "data.batch_size" if split == "train" else "data.eval_batch_size"
-            raise UserError(
-                f"{key}={size}: leaves {last} images for {world_size} processes in the last batch; give another"
-            )
+            raise UserError(f"{key}={size}: leaves {last} images in the last batch for {world_size} processes")
         return Batches(*self.splits[split], size, seed, rank, world_size)
 
     def test_image(self, index: int) -> tuple[Tensor, int]:

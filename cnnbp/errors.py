@@ -32,7 +32,9 @@ def in_one_line() -> Iterator[None]:
         # what is wrong is wrong in every process of a run, and the first one tells it
         sys.exit(1 if int(os.environ.get("LOCAL_RANK", 0)) else f"error: {explain(error)}")
     except Exception as error:
-        if type(error).__name__ != "MisconfigurationException" or WANTS_TRACEBACKS:  # Lightning's, not to import here
+        lightnings = type(error).__name__ == "MisconfigurationException"  # not to import here
+        hydras = str(error).startswith("Config group override must be")
+        if WANTS_TRACEBACKS or not (lightnings or hydras):
             raise
         sys.exit(f"error: {' '.join(str(error).split())}")
 
