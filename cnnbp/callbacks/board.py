@@ -37,7 +37,7 @@ class Board(Callback):
     def on_test_end(self, trainer, module):
         results = {f"hp/{name}": trainer.callback_metrics[f"{name}/test"].item() for name in ("accuracy", "loss")}
         for logger in _boards(trainer):
-            logger.log_hyperparams(self.hyperparameters, results)
+            logger.log_hyperparams(self.hyperparameters, results, trainer.global_step)
 
 
 def _add_graph(logger: TensorBoardLogger, network: torch.nn.Module, image: torch.Tensor) -> None:
