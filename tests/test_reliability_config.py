@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -54,7 +55,18 @@ def check(train, capfd, overrides):
     assert not [path for path in Path().glob("outputs/*") if path.is_dir()]
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(overrides=st.lists(OVERRIDES, min_size=1, max_size=2))
+WRONG = given(overrides=st.lists(OVERRIDES, min_size=1, max_size=2))
+OPTIONS = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
+
+
+@settings(max_examples=15, **OPTIONS)
+@WRONG
 def test_a_wrong_override_is_one_line_or_a_valid_run(train, capfd, overrides):
+    check(train, capfd, overrides)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, **OPTIONS)
+@WRONG
+def test_many_wrong_overrides(train, capfd, overrides):
     check(train, capfd, overrides)
