@@ -32,7 +32,7 @@ class CrashSafeCheckpointIO(CheckpointIO):
 
     def load_checkpoint(self, path: str, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         checkpoint = load(path)
-        if not checkpoint.get("optimizer_states") or "loops" not in checkpoint:
+        if not checkpoint.get("optimizer_states") or not {"lr_schedulers", "callbacks", "loops"} <= checkpoint.keys():
             raise UserError(f"checkpoint {path}: holds weights only, nothing to continue from")
         return checkpoint
 

@@ -110,7 +110,7 @@ class Classifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         check_fits(checkpoint, self)
         if self._trainer:
-            self._load_metrics(checkpoint["train_metrics"])
+            self._load_metrics(checkpoint.get("train_metrics", {}))
             steps = self.trainer.max_epochs * self._steps_per_epoch(len(self.trainer.datamodule.train_dataloader()))
             check_continues(checkpoint, self.make_optimizer(self.parameters()), steps)
 

@@ -74,7 +74,7 @@ def _is_built(value: Any) -> bool:
     return isinstance(value, dict) and "_target_" in value
 
 
-GROUP = Rule("a group of keys, as its config files have them", lambda value: isinstance(value, dict))
+GROUP = Rule("a choice of the group, as --help lists them", lambda value: isinstance(value, dict))
 BUILT = Rule("a group of keys with a _target_", _is_built)
 BUILT_OR_EMPTY = Rule("a group of keys with a _target_, or {}", lambda value: value == {} or _is_built(value))
 

@@ -48,6 +48,8 @@ def outcome(run: Path) -> dict:
     """Everything that two equal runs have in common, and that is not a time."""
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     checkpoint["callbacks"].pop("Speed")
+    # Lightning counts its own steps of a plateau schedule, which are not those that are taken
+    checkpoint["loops"]["fit_loop"].pop("epoch_loop.scheduler_progress")
     result = json.loads((run / "result.json").read_text())
     board = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     curves = {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in board.Tags()["scalars"]}

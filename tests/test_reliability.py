@@ -114,14 +114,19 @@ def count_steps():
 
 @pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_signal_costs_at_most_the_running_step(tmp_path, seconds, count):
-    rng = random.Random(count)
-    for attempt in range(count):
+    rng, stopped = random.Random(count), 0
+    for attempt in itertools.count():
+        if stopped == count:
+            break
         directory = tmp_path / str(attempt)
         directory.mkdir()
         number = (signal.SIGTERM, signal.SIGINT)[attempt % 2]
         process = start(directory, *SMALL, prepare=count_steps)
         process.join(rng.uniform(0.1, 0.8) * seconds)
-        assert process.exitcode is None
+        if process.exitcode is not None:  # faster than it was
+            assert process.exitcode == 0
+            continue
+        stopped += 1
         os.kill(process.pid, number)
         process.join()
         assert process.exitcode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]

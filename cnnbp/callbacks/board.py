@@ -34,6 +34,14 @@ class Board(Callback):
                 logger.experiment.add_text("config", "\n".join("    " + line for line in lines))
                 _add_graph(logger, module.network, torch.zeros(1, 1, 28, 28, device=module.device))
 
+    def on_test_start(self, trainer, module):
+        for logger in _boards(trainer) if trainer.is_global_zero else ():
+            # the test's points have a file of their own, which a run that was killed before its result replaces
+            for old in Path(logger.log_dir).glob("*.tfevents.*.test"):
+                old.unlink()
+            logger.experiment.close()
+            logger.experiment.filename_suffix = ".test"
+
     def on_test_end(self, trainer, module):
         results = {f"hp/{name}": trainer.callback_metrics[f"{name}/test"].item() for name in ("accuracy", "loss")}
         for logger in _boards(trainer):

@@ -79,7 +79,7 @@ class Finite(Callback):
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         last = getattr(trainer.checkpoint_callback, "newest", None)
         what = f"{what} at step {step}, with learning rate {rate:g}; the last good checkpoint: {last or 'none'}"
-        if self.rolled_back == self.rollbacks:
+        if self.rolled_back >= self.rollbacks:
             raise UserError(
                 f"{what}; give a lower optimizer.lr, or callbacks.finite.rollbacks=3 to go back and lower it"
             )
