@@ -18,15 +18,23 @@ def main(config: DictConfig) -> float | None:
         return run.score()
 
 
-def train(config: DictConfig, run: Run) -> None:
-    """Seed, build, fit and test."""
-    from cnnbp.training import build, summarise  # heavy imports come after the cheap checks
+def train(config: DictConfig, run: Run, rolled_back: int = 0) -> None:
+    """Seed, build, fit and test; after a divergence perhaps again, from the last checkpoint."""
+    from cnnbp.callbacks.finite import RollBack  # heavy imports come after the cheap checks
+    from cnnbp.checkpoint import load, newest
+    from cnnbp.training import build, summarise
 
-    data, model, trainer = build(config)
+    checkpoint = newest(run.path / "checkpoints") or config.ckpt_path
+    data, model, trainer = build(config, rolled_back)
     run.start()
-    trainer.fit(model, data, ckpt_path=run.last_checkpoint or config.ckpt_path, weights_only=True)
-    if data.val_size and "accuracy/val" not in trainer.callback_metrics:
-        trainer.validate(model, data, verbose=False)  # killed after its last epoch, before its result was stored
+    try:
+        trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
+    except RollBack as rollback:
+        return train(config, run, rollback.times)
+    if "loss/train" not in trainer.callback_metrics:  # killed after its last epoch, before its result was stored
+        model.load_state_dict(load(checkpoint)["state_dict"])  # where weights are averaged, the averages
+        if data.val_size:
+            trainer.validate(model, data, verbose=False)
     validation = dict(trainer.callback_metrics)
     trainer.test(model, data, verbose=False)
     run.finish(summarise(trainer, validation, config.seed))

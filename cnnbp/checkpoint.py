@@ -1,6 +1,9 @@
 """Checkpoints: written whole or not at all, and read without running anything that they hold."""
 
+import io
+import logging
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +14,25 @@ from torch.optim import Optimizer
 
 from cnnbp.errors import UserError
 from cnnbp.files import replacing
+from cnnbp.records import LAST, PREVIOUS
+
+log = logging.getLogger(__name__)
 
 
 class CrashSafeCheckpointIO(CheckpointIO):
     """Lightning's way to the disk and back to training, by `replacing` and `load`."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Path | None = None) -> None:
+        """Save; `storage_options` is where the file that was there is kept."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, "wb") as file:
-            torch.save(checkpoint, file)
+        buffer = io.BytesIO()  # torch's writer hides the reason when a disk is full
+        torch.save(checkpoint, buffer)
+        with replacing(path, "wb", keep=storage_options) as file:
+            file.write(buffer.getbuffer())
 
     def load_checkpoint(self, path: str, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         checkpoint = load(path)
-        if not checkpoint.get("optimizer_states") or "loops" not in checkpoint:
+        if not checkpoint.get("optimizer_states") or not {"lr_schedulers", "callbacks", "loops"} <= checkpoint.keys():
             raise UserError(f"checkpoint {path}: holds weights only, nothing to continue from")
         return checkpoint
 
@@ -34,11 +43,17 @@ class CrashSafeCheckpointIO(CheckpointIO):
 def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint into memory; only plain data and tensors are accepted.
 
+    The checksums are those that torch writes, CRC-32 as in every zip file, and does not look at when it reads.
+
     Raises:
         UserError: the file is missing, damaged, or no checkpoint of this project.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        content = Path(path).read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if record := archive.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {record}")
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"checkpoint {path}: no such file") from None
     except Exception as error:  # torch's reader raises nearly anything on a damaged file
@@ -49,6 +64,26 @@ def load(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"checkpoint {path}: holds no state_dict, so no run of this project wrote it")
     return checkpoint
+
+
+def newest(directory: Path) -> Path | None:
+    """The last checkpoint, or with a warning the one before it where the last is damaged; None where there is none.
+
+    Raises:
+        UserError: no whole checkpoint is left.
+    """
+    last, previous = directory / LAST, directory / PREVIOUS
+    if not last.exists():  # killed before the first was written, or between the two renames of `replacing`
+        return previous if previous.exists() else None
+    try:
+        load(last)
+        return last
+    except UserError as error:
+        if not previous.exists():
+            raise UserError(f"{error}; there is none before it: remove it to train from the beginning") from None
+        load(previous)
+        log.warning("%s; going back to the one before it, %s", error, previous.name)
+        return previous
 
 
 def check_fits(checkpoint: dict[str, Any], module: nn.Module) -> None:
@@ -69,13 +104,14 @@ def check_continues(checkpoint: dict[str, Any], optimizer: Optimizer, steps: int
     The state of the optimizer and of the schedule is restored, so that other options would silently do nothing.
     """
     groups, schedules = checkpoint["optimizer_states"][0]["param_groups"], checkpoint["lr_schedulers"]
+    lowered = checkpoint["callbacks"].get("Finite", {}).get("rolled_back")
     if len(groups) != len(optimizer.param_groups):
         raise UserError("the checkpoint was trained with another optimizer, or by another version; start afresh")
     for saved, group in zip(groups, optimizer.param_groups, strict=True):
         rate = saved.get("max_lr", saved.get("initial_lr", None if schedules else saved["lr"]))  # before the schedule
         for key, value in group.items():
             was = rate if key == "lr" else saved.get(key)
-            if key != "params" and was != value and not (key == "lr" and was is None):
+            if key != "params" and was != value and not (key == "lr" and (was is None or lowered)):
                 raise UserError(f"the checkpoint was trained with {key}={was}, not {value}; give the optimizer it had")
     for schedule in schedules:
         length = schedule.get("total_steps", schedule.get("T_max"))

@@ -6,8 +6,10 @@ from collections.abc import Callable
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -48,7 +50,7 @@ class Classifier(LightningModule):
         self.network = network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.label_smoothing, self.by_hand = label_smoothing, backprop == "by_hand"
-        # neither looks at the values, for which a GPU would have to be waited for
+        # neither looks at the values, for which a GPU would have to be waited for; a loss that is no number is kept
         loss = MeanMetric(nan_strategy="disable")
         accuracy = MulticlassAccuracy(10, average="micro", validate_args=False)
         metrics = MetricCollection({"loss": loss, "accuracy": accuracy}, compute_groups=False)
@@ -69,9 +71,18 @@ class Classifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._log("train")
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, ReduceLROnPlateau):
+            loss = "loss/val" if self.trainer.datamodule.val_size else "loss/train"
+            schedule.step(self.trainer.callback_metrics[loss])
+
+    def lr_scheduler_step(self, scheduler: LRScheduler, metric: float | None) -> None:
+        if metric is None:  # Lightning would step a plateau schedule after the checkpoint is saved, so we do it before
+            scheduler.step()
 
     def on_validation_epoch_end(self) -> None:
-        self._log(self.trainer.datamodule.epoch_stage)
+        # a run that was killed after its last epoch is evaluated again, but has logged it
+        self._log(self.trainer.datamodule.epoch_stage, to_loggers=self.trainer.state.fn == TrainerFn.FITTING)
 
     def on_test_epoch_end(self) -> None:
         # where the test set was evaluated after each epoch, its last point is drawn already
@@ -96,15 +107,29 @@ class Classifier(LightningModule):
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         return math.ceil(batches / self.trainer.accumulate_grad_batches)
 
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        # each process has its own part of the epoch's sums
+        states = {name: metric.metric_state for name, metric in self.metrics["train_metrics"].items()}
+        checkpoint["train_metrics"] = self.all_gather(states)
+
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         check_fits(checkpoint, self)
         if self._trainer:
+            self._load_metrics(checkpoint.get("train_metrics", {}))
             steps = self.trainer.max_epochs * self._steps_per_epoch(len(self.trainer.datamodule.train_dataloader()))
             check_continues(checkpoint, self.make_optimizer(parameter_groups(self)), steps)
             averages = any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks)
             if averages != ("averaging_state" in checkpoint):
                 way = "without" if averages else "with"
                 raise UserError(f"the checkpoint was trained {way} averaged weights; give the average= that it had")
+
+    def _load_metrics(self, saved: dict[str, dict[str, Tensor]]) -> None:
+        for name, states in saved.items():
+            for state, value in states.items():
+                own = getattr(self.metrics["train_metrics"][name], state)
+                if value.numel() != own.numel() * self.trainer.world_size:
+                    raise UserError(f"the checkpoint is not of {self.trainer.world_size} processes; give as many")
+                own.copy_(value.view(-1, *own.shape)[self.trainer.global_rank])
 
     def _step(self, batch: tuple[Tensor, Tensor], stage: str, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         images, labels = batch
@@ -122,5 +147,7 @@ class Classifier(LightningModule):
         metrics = self.metrics[f"{stage}_metrics"]
         values = {f"{name}/{stage}": value for name, value in metrics.compute().items()}
         metrics.reset()
-        # "step" is where loggers put the point: at the optimizer steps taken, the same for every stage
-        self.log_dict(values | {"step": float(self.global_step)}, logger=to_loggers and bool(self.trainer.loggers))
+        self.log_dict(values, logger=False)
+        # at once, not by Lightning after the checkpoint; at the optimizer steps taken, the same for every stage
+        for logger in self.trainer.loggers if to_loggers else ():
+            logger.log_metrics({name: value.item() for name, value in values.items()}, self.global_step)

@@ -137,6 +137,10 @@ class DataModule(LightningDataModule):
         """The batches of "train", "val" or "test"; only the training split is shuffled."""
         size, seed = (self.batch_size, self.seed) if split == "train" else (self.eval_batch_size, None)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        last = (len(self.splits[split][1]) - 1) % size + 1
+        if last < world_size:
+            key = "data.batch_size" if split == "train" else "data.eval_batch_size"
+            raise UserError(f"{key}={size}: leaves {last} images in the last batch for {world_size} processes")
         return Batches(*self.splits[split], size, seed, rank, world_size)
 
     def test_image(self, index: int) -> tuple[Tensor, int]:

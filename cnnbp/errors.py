@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from hydra.errors import CompactHydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from cnnbp.signals import exiting
+
 # further processes of a run inherit what in_one_line sets, and must not take it for the user's wish
 WANTS_TRACEBACKS = os.environ.setdefault("CNNBP_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
 
@@ -22,15 +24,17 @@ def in_one_line() -> Iterator[None]:
     """Turn a user's mistake into one line on stderr and exit status 1, unless HYDRA_FULL_ERROR=1 asks for more."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets Hydra raise its errors instead of printing them
     try:
-        yield
-    except KeyboardInterrupt:
-        sys.exit(130)
+        with exiting():
+            yield
     except (UserError, CompactHydraException, OmegaConfBaseException, OSError) as error:
         if WANTS_TRACEBACKS:
             raise
-        sys.exit(f"error: {explain(error)}")
+        # what is wrong is wrong in every process of a run, and the first one tells it
+        sys.exit(1 if int(os.environ.get("LOCAL_RANK", 0)) else f"error: {explain(error)}")
     except Exception as error:
-        if type(error).__name__ != "MisconfigurationException" or WANTS_TRACEBACKS:  # Lightning's, not to import here
+        lightnings = type(error).__name__ == "MisconfigurationException"  # not to import here
+        hydras = str(error).startswith("Config group override must be")
+        if WANTS_TRACEBACKS or not (lightnings or hydras):
             raise
         sys.exit(f"error: {' '.join(str(error).split())}")
 

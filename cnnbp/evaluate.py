@@ -55,6 +55,8 @@ def on_test_set(config: DictConfig, data: LightningDataModule, model: LightningM
     """Run the whole test set through a model in the precision of its run; return loss, accuracy and logits (N, 10)."""
     collected = _Logits()
     trainer = Trainer(
+        accelerator="cpu" if config.trainer.accelerator == "cpu" else "auto",  # this machine may not be the run's
+        devices=1,
         precision=resolve_precision(config.trainer),
         callbacks=[collected],
         logger=False,

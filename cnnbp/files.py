@@ -2,14 +2,23 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from cnnbp.errors import UserError
+
 
 @contextmanager
-def replacing(path: str | Path, mode: str = "w") -> Iterator[IO]:
-    """Write beside `path`, flush to disk, then rename: a reader sees the old file or the new one, never a part."""
+def replacing(path: str | Path, mode: str = "w", keep: Path | None = None) -> Iterator[IO]:
+    """Write beside `path`, flush to disk, then rename: a reader sees the old file or the new one, never a part.
+
+    Args:
+        keep: where the file that was at `path` goes, instead of being replaced.
+
+    Raises:
+        UserError: it cannot be written, for instance because the disk is full; the old file is still there.
+    """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -17,6 +26,26 @@ def replacing(path: str | Path, mode: str = "w") -> Iterator[IO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if keep and path.exists():
+            path.replace(keep)
         part.replace(path)
+        _flush_directory(path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def remove_parts(directory: Path) -> None:
+    """Remove what killed processes left of files in `directory`; for a directory that no other process writes to."""
+    for part in directory.glob(".*.part"):
         part.unlink(missing_ok=True)
+
+
+def _flush_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # a new name outlives a power cut only when its directory is on the disk too
+    finally:
+        os.close(descriptor)

@@ -1,7 +1,6 @@
 """Runs side by side: which overrides gave which accuracy."""
 
 import csv
-import json
 import re
 import statistics
 import sys
@@ -15,6 +14,7 @@ from omegaconf import DictConfig
 from cnnbp.errors import UserError
 from cnnbp.files import replacing
 from cnnbp.plot import figure
+from cnnbp.records import read_result
 
 COLUMNS = ("rank", "overrides", "val_accuracy", "accuracy", "loss", "seconds", "error")
 SEED_COLUMNS = ("overrides", "seeds", "mean", "deviation", "worst", "best")
@@ -55,11 +55,11 @@ def ranked(directory: Path) -> list[dict[str, Any]]:
 
 def _outcome(run: Path) -> dict[str, Any]:
     try:
-        result = json.loads((run / "result.json").read_text())
+        result = read_result(run / "result.json")
     except FileNotFoundError:
         error = run / "error.txt"
         return {"error": error.read_text().strip() if error.exists() else "unfinished"}
-    except ValueError:
+    except UserError:
         return {"error": "result.json cannot be read"}
     kept = {key: result[key] for key in ("val_accuracy", "accuracy", "loss") if key in result}
     return kept | ({"seconds": result["train_seconds"]} if "train_seconds" in result else {})

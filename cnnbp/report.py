@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import json
 import os
 import shlex
 import statistics
@@ -27,6 +26,7 @@ from cnnbp.errors import UserError
 from cnnbp.evaluate import on_test_set
 from cnnbp.files import replacing
 from cnnbp.pictures import worst
+from cnnbp.records import read_config, read_result
 from cnnbp.summary import measure
 from cnnbp.training import restore
 
@@ -65,11 +65,8 @@ def report(directory: str | Path, output: str | Path | None = None) -> Path:
         loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     html = environment.get_template("report.html").render(contents, title=directory)
-    try:
-        with replacing(output, "wb") as file:
-            file.write(html.encode())
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror})") from None
+    with replacing(output, "wb") as file:
+        file.write(html.encode())
     return output
 
 
@@ -77,10 +74,10 @@ def _run(directory: Path) -> dict[str, Any]:
     """What the page of a run shows; of an unfinished one as much as there is."""
     records = directory / ".hydra"
     error = next(row.get("error") for row in leaderboard.ranked(directory) if row["overrides"] == ".")
-    result = {} if error else json.loads((directory / "result.json").read_text())
+    result = {} if error else read_result(directory / "result.json")
     columns, network = _metrics(directory), _network(directory)
     sofar = {"steps": max((step for points in columns.values() for step, _ in points), default=0)}
-    sofar |= network.get("result", {}) | {"seed": OmegaConf.load(records / "config.yaml").seed}
+    sofar |= network.get("result", {}) | {"seed": read_config(records / "config.yaml").seed}
     figures = result or sofar
     return {
         "kind": "run",

@@ -7,30 +7,33 @@ import logging
 import os
 import shutil
 import socket
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
 
-from cnnbp.errors import UserError
-from cnnbp.files import replacing
-from cnnbp.schema import RULES
+from cnnbp.errors import UserError, in_one_line
+from cnnbp.files import remove_parts, replacing
+from cnnbp.records import LAST, PREVIOUS, read_config, read_result
+from cnnbp.schema import RULES, validate
 
 log = logging.getLogger(__name__)
 
-LONGEST_NAME = 200  # file systems allow 255 bytes
+LOCK = ".lock"
+LONGEST_NAME = 200  # bytes; file systems allow 255
 
 
 def file_name(text: str) -> str:
     """Make one directory's name of a job's overrides: no slashes, and not too long for a file system."""
-    name = text.replace("/", "_")
-    return (
-        name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    )
+    name = text.replace("/", "_").encode()
+    if len(name) <= LONGEST_NAME:
+        return name.decode()
+    return f"{name[:LONGEST_NAME].decode(errors='ignore')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def run_name(name: Any) -> str:
@@ -41,6 +44,14 @@ def run_name(name: Any) -> str:
 
 OmegaConf.register_new_resolver("file_name", file_name, replace=True)
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+class BeforeRun(Callback):
+    """Refuses a wrong config before Hydra makes the run's directory."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with in_one_line():
+            validate(config)
 
 
 class Run:
@@ -60,9 +71,10 @@ class Run:
         self.finished = False
 
     def __enter__(self) -> "Run":
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.fresh = not any(self.path.iterdir())
         self._lock()
+        self.fresh = os.listdir(self.path) == [LOCK]
+        for directory in (self.path, self.path / "checkpoints", self.path / ".hydra"):
+            remove_parts(directory)
         self._refuse_another_config()
         self.finished = (self.path / "result.json").exists()
         if self.finished:
@@ -73,18 +85,18 @@ class Run:
         in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN and isinstance(error, Exception)
         if in_sweep:
             log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
-            (self.path / "error.txt").write_text(" ".join(f"{kind.__name__}: {error}".split()) + "\n")
-        elif error and self.fresh and not self.last_checkpoint:
+            with replacing(self.path / "error.txt") as file:
+                file.write(" ".join(f"{kind.__name__}: {error}".split()) + "\n")
+        elif error and self.fresh and not self.has_checkpoint:
             shutil.rmtree(self.path, ignore_errors=True)
-        if error and not isinstance(error, Exception) and self.last_checkpoint:
+        if error and not isinstance(error, Exception) and self.has_checkpoint:
             log.info("stopped; the same command with name=%s continues from the last checkpoint", self.config.name)
         self.lock.close()
         return in_sweep
 
     @property
-    def last_checkpoint(self) -> Path | None:
-        path = self.path / "checkpoints" / "last.ckpt"
-        return path if path.exists() else None
+    def has_checkpoint(self) -> bool:
+        return any((self.path / "checkpoints" / name).exists() for name in (LAST, PREVIOUS))
 
     def start(self) -> None:
         """Leave what the run is made with: `.hydra/config.yaml`, `overrides.yaml` and `hydra.yaml`."""
@@ -94,13 +106,11 @@ class Run:
         hydra = HydraConfig.get()
         # the name as it came out, so that the same run can be asked for again
         named = OmegaConf.merge(self.config, {"name": str(self.config.name)})
-        with replacing(records / "config.yaml") as file:
-            OmegaConf.save(named, file)
-        OmegaConf.save(hydra.overrides.task, records / "overrides.yaml")
-        OmegaConf.save(OmegaConf.create({"hydra": hydra}), records / "hydra.yaml")
-        log.info(
-            "%s%s", os.path.relpath(self.path), ", continued from its last checkpoint" * bool(self.last_checkpoint)
-        )
+        contents = {"config": named, "overrides": hydra.overrides.task, "hydra": OmegaConf.create({"hydra": hydra})}
+        for name, content in contents.items():
+            with replacing(records / f"{name}.yaml") as file:
+                OmegaConf.save(content, file)
+        log.info("%s%s", os.path.relpath(self.path), ", continued from its last checkpoint" * self.has_checkpoint)
 
     def finish(self, result: dict) -> None:
         """Store the result; from now on the same command returns it."""
@@ -110,21 +120,17 @@ class Run:
 
     def score(self) -> float | None:
         """What a sweep maximises: the validation accuracy, without a validation split the test accuracy."""
-        path = self.path / "result.json"
-        try:
-            result = json.loads(path.read_text())
-            return result.get("val_accuracy", result["accuracy"])
-        except (ValueError, KeyError):
-            raise UserError(f"{path}: cannot be read; remove it to train again") from None
+        result = read_result(self.path / "result.json")
+        return result.get("val_accuracy", result["accuracy"])
 
     def _refuse_another_config(self) -> None:
         record = self.path / ".hydra" / "config.yaml"
         if not record.exists():
             return
         try:
-            old, new = _flat(OmegaConf.load(record)), _flat(self.config)
-        except (OSError, YAMLError, AttributeError) as error:
-            raise UserError(f"{record}: cannot be read ({error}); remove {self.path}, or give another name=") from None
+            old, new = _flat(read_config(record)), _flat(self.config)
+        except UserError as error:
+            raise UserError(f"{error}; remove {self.path}, or give another name=") from None
         old["name"], new["name"] = str(old.get("name")), str(self.config.name)
         differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if differing:
@@ -132,13 +138,18 @@ class Run:
             raise UserError(f"{self.path} was made with another config ({changes}); give another name=")
 
     def _lock(self) -> None:
-        self.lock = (self.path / ".lock").open("a+")
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.lock.seek(0)
-            holder = self.lock.read() or "another process"
-            raise UserError(f"{self.path} is in use by {holder}; wait, or give another name=") from None
+        path = self.path / LOCK
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.lock = path.open("a+")
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(path.stat(), os.stat(self.lock.fileno())):
+                    break
+            except BlockingIOError:
+                raise UserError(f"{self.path} is in use by {_holder(path)}; wait, or give another name=") from None
+            except FileNotFoundError:  # the process that had it failed, and removed its directory
+                continue
         self.lock.truncate(0)
         self.lock.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
         self.lock.flush()
@@ -173,6 +184,14 @@ def open_run(config: DictConfig) -> Run:
         )
     further = any(int(os.environ.get(rank, 0)) for rank in ("LOCAL_RANK", "SLURM_PROCID"))
     return Follower(config) if further else Run(config)
+
+
+def _holder(lock: Path) -> str:
+    for _ in range(20):  # the holder may be about to write who it is
+        if holder := lock.read_text():
+            return holder
+        time.sleep(0.05)
+    return "another process"
 
 
 def _flat(config: DictConfig) -> dict[str, object]:

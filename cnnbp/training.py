@@ -10,37 +10,47 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 
+from cnnbp.callbacks.finite import Finite
 from cnnbp.callbacks.speed import Speed
-from cnnbp.checkpoint import load
+from cnnbp.checkpoint import load, newest
 from cnnbp.errors import UserError
 from cnnbp.memory import keep_freed_memory
+from cnnbp.records import read_config, refuse_foreign_code
 
 # what Lightning says of its own calls and of the machine, of which a user can change nothing
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
+warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # the metrics have done it
 warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
 
 PACKAGES = ("cnnbp", "torch", "torchvision", "pytorch-lightning", "hydra-core", "torchmetrics", "tensorboard", "numpy")
 
 
-def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Trainer]:
-    """Seed, then instantiate the data, the model and the trainer."""
+def build(config: DictConfig, rolled_back: int = 0) -> tuple[LightningDataModule, LightningModule, Trainer]:
+    """Seed, then instantiate the data, the model and the trainer.
+
+    Args:
+        rolled_back: how often this training has diverged and gone back, which lowers the learning rate.
+    """
     check_devices(config.trainer.accelerator, config.trainer.devices)
     keep_freed_memory()
     seed_everything(config.seed, verbose=False)
-    return (
-        instantiate(config.data),
-        instantiate(config.model),
-        instantiate(
-            config.trainer,
-            precision=resolve_precision(config.trainer),
-            callbacks=list(instantiate(config.callbacks).values()),
-            logger=list(instantiate(config.logger).values()),
-        ),
+    data, model = instantiate(config.data), instantiate(config.model)
+    callbacks = [callback for callback in instantiate(config.callbacks).values() if callback]
+    for callback in callbacks:
+        if isinstance(callback, Finite):
+            callback.rolled_back = rolled_back
+    trainer = instantiate(
+        config.trainer,
+        precision=resolve_precision(config.trainer),
+        callbacks=callbacks,
+        logger=[logger for logger in instantiate(config.logger).values() if logger],
     )
+    return data, model, trainer
 
 
 def check_devices(accelerator: str, devices: int) -> None:
@@ -94,12 +104,13 @@ def restore(directory: str | Path, checkpoint: str = "last") -> tuple[DictConfig
     Raises:
         UserError: the directory holds no run, or no such checkpoint, or one that cannot be read.
     """
-    record = Path(directory) / ".hydra" / "config.yaml"
+    record, checkpoints = Path(directory) / ".hydra" / "config.yaml", Path(directory) / "checkpoints"
     if not record.exists():
         raise UserError(f"{directory}: no run here; give a directory such as outputs/NAME that train.py made")
-    config = OmegaConf.load(record)
-    path = Path(directory) / "checkpoints" / f"{checkpoint}.ckpt"
-    weights = load(path)
+    config = read_config(record)
+    for part in (config.model, config.data):
+        refuse_foreign_code(record, part)
+    weights = load((checkpoint == "last" and newest(checkpoints)) or checkpoints / f"{checkpoint}.ckpt")
     model = instantiate(config.model)
     model.on_load_checkpoint(weights)
     model.load_state_dict(weights["state_dict"])

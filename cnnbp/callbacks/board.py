@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 
 class Board(Callback):
@@ -21,17 +22,30 @@ class Board(Callback):
         self.hyperparameters = {name: _plain(value) for name, value in hyperparameters.items()}
 
     def on_train_start(self, trainer, module):
-        if trainer.is_global_zero and trainer.global_step == 0:
-            for logger in _boards(trainer):
+        if not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        start = Event(step=step + 1 if step else 0, session_log=SessionLog(status=SessionLog.START))
+        for logger in _boards(trainer):
+            logger.experiment.file_writer.add_event(start)  # points from there on, of a killed process, are dropped
+            if step == 0:
                 # four blanks make it a code block in Markdown
                 lines = self.config_file.read_text().splitlines()
                 logger.experiment.add_text("config", "\n".join("    " + line for line in lines))
                 _add_graph(logger, module.network, torch.zeros(1, 1, 28, 28, device=module.device))
 
+    def on_test_start(self, trainer, module):
+        for logger in _boards(trainer) if trainer.is_global_zero else ():
+            # the test's points have a file of their own, which a run that was killed before its result replaces
+            for old in Path(logger.log_dir).glob("*.tfevents.*.test"):
+                old.unlink()
+            logger.experiment.close()
+            logger.experiment.filename_suffix = ".test"
+
     def on_test_end(self, trainer, module):
         results = {f"hp/{name}": trainer.callback_metrics[f"{name}/test"].item() for name in ("accuracy", "loss")}
         for logger in _boards(trainer):
-            logger.log_hyperparams(self.hyperparameters, results)
+            logger.log_hyperparams(self.hyperparameters, results, trainer.global_step)
 
 
 def _add_graph(logger: TensorBoardLogger, network: torch.nn.Module, image: torch.Tensor) -> None:

@@ -11,15 +11,18 @@ class Speed(Callback):
 
     def __init__(self):
         self.total = {"seconds": 0.0, "samples": 0}
+        self.learning_rate, self.epoch_samples, self.epoch_seconds = None, 0, 0.0
 
     def state_dict(self):
-        return dict(self.total)
+        seconds = time.perf_counter() - self.start
+        return {"total": dict(self.total), "epoch": [self.learning_rate, self.epoch_samples, seconds]}
 
     def load_state_dict(self, state):
-        self.total = dict(state)
+        self.total = dict(state["total"])
+        self.learning_rate, self.epoch_samples, self.epoch_seconds = state["epoch"]
 
     def on_train_start(self, trainer, module):
-        self.on_train_epoch_start(trainer, module)  # Lightning leaves it out where a run continues mid-epoch
+        self.start = time.perf_counter() - self.epoch_seconds  # of an epoch that is continued in its middle
 
     def on_train_epoch_start(self, trainer, module):
         self.learning_rate = trainer.optimizers[0].param_groups[0]["lr"]

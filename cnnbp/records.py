@@ -1,0 +1,62 @@
+"""What a run directory says of its run, read back: files may be damaged, or come from somebody else."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from cnnbp.errors import UserError
+
+# below checkpoints/; where the last is damaged or missing, the one before it is used
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+CODE = ("cnnbp.", "torch.optim.")  # what the model and the data of a run may be built from
+
+
+def read_config(path: Path) -> DictConfig:
+    """Read the config of a run; a key that is missing in it raises instead of giving None.
+
+    Raises:
+        UserError: it is no config.
+    """
+    try:
+        config = OmegaConf.load(path)
+        if not isinstance(config, DictConfig):
+            raise YAMLError("it is no mapping")
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+    OmegaConf.set_struct(config, True)
+    return config
+
+
+def refuse_foreign_code(path: Path, config: DictConfig) -> None:
+    """Raise a UserError where building this config would call anything but networks, data and optimizers."""
+    for target in _targets(OmegaConf.to_container(config)):
+        if not str(target).startswith(CODE):
+            raise UserError(f"{path}: would run {target}, which is not allowed here; allowed: {', '.join(CODE)}")
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a run's `result.json`.
+
+    Raises:
+        FileNotFoundError: the run has not finished.
+        UserError: the file is damaged.
+    """
+    try:
+        result = json.loads(path.read_text())
+        for name in ("accuracy", "loss"):
+            float(result[name])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: cannot be read; remove it to train again") from None
+    return result
+
+
+def _targets(node: Any) -> Iterator[Any]:
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        if key == "_target_":
+            yield value
+        yield from _targets(value)

@@ -1,0 +1,37 @@
+"""Signals that ask a process to stop."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# Slurm sends SIGUSR1 ahead of time where a job asks for it: sbatch --signal=USR1@90
+REQUEUE = signal.SIGUSR1 if "SLURM_JOB_ID" in os.environ else None
+STOPPING = tuple(filter(None, (signal.SIGTERM, signal.SIGINT, REQUEUE)))
+
+
+def on_stop(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Call `handler` for each signal to stop; outside the main thread, where Python allows no handlers, do nothing."""
+    if threading.current_thread() is threading.main_thread():
+        for number in STOPPING:
+            signal.signal(number, handler)
+
+
+def exit_at_once(number: int, frame: FrameType | None = None) -> None:
+    """End the process with the usual exit status: 143 after SIGTERM, 130 after SIGINT."""
+    os._exit(128 + number)  # an exception would end in a crash where C++ has called Python, as in torch's import
+
+
+@contextmanager
+def exiting() -> Iterator[None]:
+    """Let signals to stop end the process without a traceback."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    on_stop(exit_at_once)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
