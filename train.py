@@ -4,18 +4,19 @@ import hydra
 from omegaconf import DictConfig
 
 from cnnbp.errors import in_one_line
-from cnnbp.run import Run, open_run
+from cnnbp.run import Run, open_run, told_at_the_end
 from cnnbp.schema import validate
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(config: DictConfig) -> float | None:
-    """Train, test and write result.json; return the accuracy that a sweep maximises, or None."""
-    with in_one_line(), open_run(config) as run:
+def main(config: DictConfig) -> float | list[str]:
+    """Train, test and write result.json; return the accuracy that a sweep maximises, or what went wrong in a job."""
+    with in_one_line(), told_at_the_end() as failures, open_run(config) as run:
         validate(config)
         if not run.finished:
             train(config, run)
         return run.score()
+    return failures
 
 
 def train(config: DictConfig, run: Run) -> None:

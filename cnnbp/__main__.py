@@ -55,8 +55,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("directory", help="a run's or a sweep's directory, outputs/NAME")
     sub.add_argument("--output", metavar="FILE.html", help="default: report.html in the directory")
 
-    sub = add("leaderboard", leaderboard, "rank the runs below a directory")
-    sub.add_argument("directory", type=Path, help="a sweep's directory, outputs/NAME")
+    sub = add("leaderboard", leaderboard, "rank runs, one by one and over seeds")
+    sub.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="of runs, sweeps or studies: outputs/NAME")
+    sub.add_argument("--filter", nargs="+", default=[], metavar="KEY=VALUE", help="also KEY<VALUE: 'accuracy>0.99'")
+    sub.add_argument("--metric", choices=("val_accuracy", "accuracy", "val_loss", "loss", "seconds"), help="what to rank by; default: validation, else test accuracy")
+    sub.add_argument("--group", action="store_true", help="only the groups of runs that differ by their seed alone")
+    sub.add_argument("--format", choices=("table", "csv", "markdown"), default="table", help="default: table")
+    sub.add_argument("--plot", metavar="FILE.png", help="draw the best 50")
     return top
 
 
@@ -149,15 +154,24 @@ def report(arguments: argparse.Namespace) -> None:
 
 
 def leaderboard(arguments: argparse.Namespace) -> None:
-    """Rank runs."""
-    from cnnbp.leaderboard import SEED_COLUMNS, over_seeds, ranked, table
+    """Print the runs, their groups over seeds, and apart from these the runs without a result."""
+    from cnnbp import leaderboard as board
 
-    rows = ranked(arguments.directory)
+    rows = board.ranked(*arguments.directories, metric=arguments.metric)
     if not rows:
-        raise UserError(f"{arguments.directory}: no runs here; give a directory such as outputs/NAME")
-    print(table(rows))
-    if groups := over_seeds(rows):
-        print(f"\nover seeds\n{table(groups, SEED_COLUMNS)}")
+        raise UserError(f"{arguments.directories[0]}: no runs here; give a directory such as outputs/NAME")
+    failed = [row for row in rows if "error" in row]
+    finished = board.keep([row for row in rows if "error" not in row], arguments.filter)
+    groups = board.over_seeds(finished, arguments.metric)
+    write = {"table": board.table, "csv": board.comma_separated, "markdown": board.markdown}[arguments.format]
+    if not arguments.group:
+        print(write(finished))
+    if arguments.group or arguments.format != "csv":
+        print(*[] if arguments.group else ["\nover seeds\n"], write(groups, board.SEED_COLUMNS), sep="")
+    if failed:
+        print(f"\nwithout a result\n{board.table(failed)}", file=sys.stderr if arguments.format == "csv" else sys.stdout)
+    if arguments.plot:
+        board.draw(groups if arguments.group else finished, Path(arguments.plot))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import logging
 import os
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from cnnbp.schema import RULES
 log = logging.getLogger(__name__)
 
 LONGEST_NAME = 200  # file systems allow 255 bytes
+HOW_NOT_WHAT = ("jobs", "overwrite")  # keys that say how a command goes about it, not what is trained
 
 
 def file_name(text: str) -> str:
@@ -47,11 +50,11 @@ class Run:
     """One run directory, held by one process at a time.
 
     The same command with the same name continues an unfinished run from its last checkpoint and returns the
-    stored result of a finished one. A run that fails before its first checkpoint leaves no directory; a failed
-    job of a multirun leaves `error.txt` and lets the other jobs go on.
+    stored result of a finished one; `overwrite` trains anew, and what was there is lost once training starts, not
+    before. A run that fails before its first checkpoint leaves no directory, a failed job of a multirun `error.txt`.
 
     Raises:
-        UserError: another process holds the directory, or it was made with another config.
+        UserError: another process holds the directory, it is a sweep's, or it was made with another config.
     """
 
     def __init__(self, config: DictConfig):
@@ -60,26 +63,29 @@ class Run:
         self.finished = False
 
     def __enter__(self) -> "Run":
+        if HydraConfig.get().mode == RunMode.RUN and (self.path / "multirun.yaml").exists():
+            raise UserError(f"{self.path} is the directory of a sweep; give another name=, or -m to continue the sweep")
         self.path.mkdir(parents=True, exist_ok=True)
         self.fresh = not any(self.path.iterdir())
         self._lock()
+        self._put_back()
+        if self.config.overwrite:
+            self._put_aside()
         self._refuse_another_config()
         self.finished = (self.path / "result.json").exists()
         if self.finished:
             log.info("%s is finished: accuracy %.2f %%", os.path.relpath(self.path), 100 * self.score())
         return self
 
-    def __exit__(self, kind, error, trace) -> bool:
-        in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN and isinstance(error, Exception)
-        if in_sweep:
-            log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
-            (self.path / "error.txt").write_text(" ".join(f"{kind.__name__}: {error}".split()) + "\n")
+    def __exit__(self, kind, error, trace) -> None:
+        self._put_back()
+        if HydraConfig.get().mode == RunMode.MULTIRUN and isinstance(error, Exception):
+            (self.path / "error.txt").write_text(told(error) + "\n")
         elif error and self.fresh and not self.last_checkpoint:
             shutil.rmtree(self.path, ignore_errors=True)
         if error and not isinstance(error, Exception) and self.last_checkpoint:
             log.info("stopped; the same command with name=%s continues from the last checkpoint", self.config.name)
         self.lock.close()
-        return in_sweep
 
     @property
     def last_checkpoint(self) -> Path | None:
@@ -88,6 +94,7 @@ class Run:
 
     def start(self) -> None:
         """Leave what the run is made with: `.hydra/config.yaml`, `overrides.yaml` and `hydra.yaml`."""
+        shutil.rmtree(self.aside, ignore_errors=True)
         (self.path / "error.txt").unlink(missing_ok=True)
         records = self.path / ".hydra"
         records.mkdir(exist_ok=True)
@@ -126,10 +133,28 @@ class Run:
         except (OSError, YAMLError, AttributeError) as error:
             raise UserError(f"{record}: cannot be read ({error}); remove {self.path}, or give another name=") from None
         old["name"], new["name"] = str(old.get("name")), str(self.config.name)
-        differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        differing = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in HOW_NOT_WHAT]
         if differing:
             changes = ", ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing)
-            raise UserError(f"{self.path} was made with another config ({changes}); give another name=")
+            advice = "give another name=, or overwrite=true to train anew"
+            raise UserError(f"{self.path} was made with another config ({changes}); {advice}")
+
+    @property
+    def aside(self) -> Path:
+        return self.path / ".replaced"
+
+    def _put_aside(self) -> None:
+        """Take what there is out of the way; `start` deletes it, and what fails or dies before puts it back."""
+        self.aside.mkdir()
+        for item in self.path.iterdir():
+            if item.name not in (".lock", self.aside.name):
+                item.rename(self.aside / item.name)
+
+    def _put_back(self) -> None:
+        if self.aside.exists():
+            for item in self.aside.iterdir():
+                item.replace(self.path / item.name)
+            self.aside.rmdir()
 
     def _lock(self) -> None:
         self.lock = (self.path / ".lock").open("a+")
@@ -160,19 +185,38 @@ class Follower(Run):
     def score(self) -> None: ...
 
 
-def open_run(config: DictConfig) -> Run:
-    """The run directory of a config, for this process of the run.
+@contextmanager
+def told_at_the_end() -> Iterator[list[str]]:
+    """Let a job of a multirun fail without stopping the others; what went wrong is put into the list."""
+    failures = []
+    try:
+        yield failures
+    except Exception as error:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise
+        log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
+        failures.append(told(error))
 
-    Raises:
-        UserError: several processes in a multirun: each would start the whole sweep again.
-    """
-    several = config.trainer.strategy == "ddp" or config.trainer.devices != 1
-    if several and HydraConfig.get().mode == RunMode.MULTIRUN:
+
+def told(error: Exception) -> str:
+    """The kind of an error and its message, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def open_run(config: DictConfig) -> Run:
+    """The run directory of a config, for this process of the run."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        refuse_several_processes(config)
+    further = any(int(os.environ.get(rank, 0)) for rank in ("LOCAL_RANK", "SLURM_PROCID"))
+    return Follower(config) if further else Run(config)
+
+
+def refuse_several_processes(config: DictConfig) -> None:
+    """Raise a UserError for a job that would start further processes: each would start the whole sweep again."""
+    if config.trainer.strategy == "ddp" or config.trainer.devices != 1:
         raise UserError(
             "trainer.devices: several processes run alone, not in a multirun; leave out -m, or give trainer=auto"
         )
-    further = any(int(os.environ.get(rank, 0)) for rank in ("LOCAL_RANK", "SLURM_PROCID"))
-    return Follower(config) if further else Run(config)
 
 
 def _flat(config: DictConfig) -> dict[str, object]:

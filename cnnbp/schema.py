@@ -80,6 +80,8 @@ RULES = {
     ),
     "seed": whole(0, 2**32 - 1),
     "ckpt_path": either(NULL, TEXT),
+    "overwrite": BOOLEAN,
+    "jobs": whole(1),
     "data.dataset": one_of("MNIST", "FashionMNIST", "KMNIST", "QMNIST"),
     "data.root": TEXT,
     "data.mean": FRACTION,
