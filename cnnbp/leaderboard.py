@@ -39,7 +39,7 @@ def ranked(*directories: Path, metric: str | None = None) -> list[Row]:
     """
     rows = []
     for directory in directories:
-        for run in _runs(directory):
+        for run in runs(directory):
             label = run.relative_to(directory) if len(directories) == 1 else run
             rows.append({"overrides": str(label), "run": run, **outcome(run)})
     return _in_order(rows, metric)
@@ -52,7 +52,8 @@ def _in_order(rows: list[Row], metric: str | None = None) -> list[Row]:
     return rows
 
 
-def _runs(directory: Path) -> Iterator[Path]:
+def runs(directory: Path) -> Iterator[Path]:
+    """Every run below a directory, finished or not."""
     for path, directories, files in os.walk(directory):
         if ".hydra" in directories or "result.json" in files or "error.txt" in files:
             yield Path(path)

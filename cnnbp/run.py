@@ -120,7 +120,7 @@ class Run:
         path = self.path / "result.json"
         try:
             result = json.loads(path.read_text())
-            return result.get("val_accuracy", result["accuracy"])
+            return result["val_accuracy"] if "val_accuracy" in result else result["accuracy"]
         except (ValueError, KeyError):
             raise UserError(f"{path}: cannot be read; remove it to train again") from None
 
@@ -215,7 +215,7 @@ def refuse_several_processes(config: DictConfig) -> None:
     """Raise a UserError for a job that would start further processes: each would start the whole sweep again."""
     if config.trainer.strategy == "ddp" or config.trainer.devices != 1:
         raise UserError(
-            "trainer.devices: several processes run alone, not in a multirun; leave out -m, or give trainer=auto"
+            "trainer.devices: several processes run alone, not in a multirun or a search; give trainer=auto"
         )
 
 

@@ -82,6 +82,8 @@ RULES = {
     "ckpt_path": either(NULL, TEXT),
     "overwrite": BOOLEAN,
     "jobs": whole(1),
+    "search.n_trials": whole(1),
+    "search.heartbeat": whole(1),
     "data.dataset": one_of("MNIST", "FashionMNIST", "KMNIST", "QMNIST"),
     "data.root": TEXT,
     "data.mean": FRACTION,

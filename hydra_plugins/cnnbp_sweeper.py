@@ -66,12 +66,12 @@ class ResumingSweeper(BasicSweeper):
         """
         sources = [Path(source.path) for source in self.config.hydra.runtime.config_sources if source.schema == "file"]
         changed = max((file.stat().st_mtime for source in sources for file in source.rglob("*.yaml")), default=0)
-        records = (result.parent / ".hydra" / "overrides.yaml" for result in directory.glob("*/result.json"))
-        return {
-            self._lasting(yaml.safe_load(record.read_text()))
-            for record in records
-            if record.exists() and record.stat().st_mtime > changed and "error" not in leaderboard.outcome(record.parents[1])
-        }
+        finished = set()
+        for run in (path.parent for path in directory.glob("*/result.json")):
+            record = run / ".hydra" / "overrides.yaml"
+            if record.exists() and record.stat().st_mtime > changed and "error" not in leaderboard.outcome(run):
+                finished.add(self._lasting(yaml.safe_load(record.read_text())))
+        return finished
 
     def _lasting(self, overrides: Iterable[str]) -> frozenset[str]:
         passing = self.config.hydra.job.config.override_dirname.exclude_keys
