@@ -140,6 +140,7 @@ def test_the_trial_of_a_killed_worker_is_taken_over_by_another(tmp_path, monkeyp
     options = (*LONGER, "trainer.max_epochs=400", "trainer.limit_train_batches=20", "name=study", "search.n_trials=2",
                "search.heartbeat=1", "search.pruner._target_=optuna.pruners.NopPruner")  # fmt: skip
     command = [sys.executable, "-m", "cnnbp", "search", *options]
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     killed = subprocess.Popen(command)
     while not Path("outputs/study/trial-0000/checkpoints/last.ckpt").exists():
         assert killed.poll() is None
