@@ -120,12 +120,32 @@ def _summary(metric: str, rows: list[Row]) -> Row:
         "best": best(values),
     }
     if len(values) > 1:
-        from scipy.special import stdtrit  # the quantile of Student's t
-
         error = statistics.stdev(values) / math.sqrt(len(values))
         summary |= {"deviation": statistics.stdev(values), "standard_error": error}
-        summary["interval_95"] = float(stdtrit(len(values) - 1, 0.975)) * error
+        summary["interval_95"] = t_quantile(len(values) - 1) * error
     return summary
+
+
+def t_quantile(freedom: int, coverage: float = 0.95) -> float:
+    """The t between whose negative and itself Student's distribution has `coverage`, by bisection.
+
+    The distribution is Abramowitz and Stegun, 26.7.3 and 26.7.4. SciPy has this too, but where it is installed
+    torchmetrics imports it, and every training starts a second later.
+    """
+    low, high = 0.0, math.pi / 2  # of the angle whose tangent is t / sqrt(freedom)
+    for _ in range(60):
+        angle = (low + high) / 2
+        odd = freedom % 2
+        term = math.cos(angle) if odd else 1.0
+        total = term if freedom > 1 else 0.0
+        for k in range(2 + odd, freedom - 1, 2):
+            term *= (k - 1) / k * math.cos(angle) ** 2
+            total += term
+        share = math.sin(angle) * total
+        if odd:
+            share = (angle + share) * 2 / math.pi
+        low, high = (angle, high) if share < coverage else (low, angle)
+    return math.sqrt(freedom) * math.tan(low)
 
 
 def _overrides(row: Row) -> str:

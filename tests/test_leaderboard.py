@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cnnbp.errors import UserError
-from cnnbp.leaderboard import SEED_COLUMNS, comma_separated, draw, keep, markdown, over_seeds, ranked, table
+from cnnbp.leaderboard import SEED_COLUMNS, comma_separated, draw, keep, markdown, over_seeds, ranked, t_quantile, table
 
 RESULTS = {
     "lr=1,seed=1": {"accuracy": 0.90, "loss": 0.3, "train_seconds": 5.0, "seed": 1},
@@ -71,6 +71,22 @@ def test_runs_whose_config_differs_by_the_seed_are_one_group(sweep):
     assert group["deviation"] == pytest.approx(math.sqrt(0.0007))
     assert group["standard_error"] == pytest.approx(math.sqrt(0.0007 / 3))
     assert group["interval_95"] == pytest.approx(4.302653 * math.sqrt(0.0007 / 3))
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    [
+        (1, 12.7062047),
+        (2, 4.3026527),
+        (3, 3.1824463),
+        (4, 2.7764451),
+        (9, 2.2621572),
+        (30, 2.0422725),
+        (999, 1.9623415),
+    ],
+)
+def test_the_quantile_of_student_is_the_tabulated_one(freedom, quantile):
+    assert t_quantile(freedom) == pytest.approx(quantile, rel=1e-7)
 
 
 def test_groups_reach_over_directories_and_count_a_seed_once(sweep, tmp_path):
