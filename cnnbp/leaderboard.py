@@ -149,7 +149,7 @@ def t_quantile(freedom: int, coverage: float = 0.95) -> float:
 
 
 def _overrides(row: Row) -> str:
-    own = [text for text in _load(row["run"] / ".hydra" / "overrides.yaml") or [] if _key(text) not in TOLD_ELSEWHERE]
+    own = [text for text in given(row["run"]) if _key(text) not in TOLD_ELSEWHERE]
     return " ".join(own) or ("(defaults)" if (row["run"] / ".hydra").exists() else row["overrides"])
 
 
@@ -158,6 +158,11 @@ TOLD_ELSEWHERE = {*UNLIKE, "launcher"}
 
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
+
+
+def given(run: Path) -> list[str]:
+    """The overrides that a run was started with."""
+    return _load(run / ".hydra" / "overrides.yaml") or []
 
 
 @cache
@@ -190,8 +195,8 @@ def _lookup(row: Row, key: str) -> Any:
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     if node is None or isinstance(node, dict):  # a group's choice is no value of the config
-        given = {_key(text): text.partition("=")[2] for text in _load(row["run"] / ".hydra" / "overrides.yaml") or []}
-        return yaml.safe_load(given[key]) if key in given else None
+        choices = {_key(text): text.partition("=")[2] for text in given(row["run"])}
+        return yaml.safe_load(choices[key]) if key in choices else None
     return node
 
 

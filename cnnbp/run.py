@@ -50,8 +50,8 @@ class Run:
     """One run directory, held by one process at a time.
 
     The same command with the same name continues an unfinished run from its last checkpoint and returns the
-    stored result of a finished one; `overwrite` trains anew, and what was there is lost once training starts, not
-    before. A run that fails before its first checkpoint leaves no directory, a failed job of a multirun `error.txt`.
+    stored result of a finished one; `overwrite` trains anew, and drops what was there at its first checkpoint. A run
+    that fails before its first checkpoint leaves no directory, a failed job of a multirun `error.txt`.
 
     Raises:
         UserError: another process holds the directory, it is a sweep's, or it was made with another config.
@@ -68,7 +68,7 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         self.fresh = not any(self.path.iterdir())
         self._lock()
-        self._put_back()
+        self._settle()
         if self.config.overwrite:
             self._put_aside()
         self._refuse_another_config()
@@ -78,7 +78,7 @@ class Run:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        self._put_back()
+        self._settle()
         if HydraConfig.get().mode == RunMode.MULTIRUN and isinstance(error, Exception):
             (self.path / "error.txt").write_text(told(error) + "\n")
         elif error and self.fresh and not self.last_checkpoint:
@@ -94,7 +94,6 @@ class Run:
 
     def start(self) -> None:
         """Leave what the run is made with: `.hydra/config.yaml`, `overrides.yaml` and `hydra.yaml`."""
-        shutil.rmtree(self.aside, ignore_errors=True)
         (self.path / "error.txt").unlink(missing_ok=True)
         records = self.path / ".hydra"
         records.mkdir(exist_ok=True)
@@ -144,17 +143,23 @@ class Run:
         return self.path / ".replaced"
 
     def _put_aside(self) -> None:
-        """Take what there is out of the way; `start` deletes it, and what fails or dies before puts it back."""
+        """Take what there is out of the way of a new training."""
         self.aside.mkdir()
         for item in self.path.iterdir():
             if item.name not in (".lock", self.aside.name):
                 item.rename(self.aside / item.name)
 
-    def _put_back(self) -> None:
-        if self.aside.exists():
+    def _settle(self) -> None:
+        """Drop what was put aside, or where the new training came to no checkpoint put it back."""
+        if not self.aside.exists():
+            return
+        if not (self.last_checkpoint or (self.path / "result.json").exists()):
             for item in self.aside.iterdir():
-                item.replace(self.path / item.name)
-            self.aside.rmdir()
+                replaced = self.path / item.name
+                if replaced.is_dir():
+                    shutil.rmtree(replaced)
+                item.replace(replaced)
+        shutil.rmtree(self.aside)
 
     def _lock(self) -> None:
         self.lock = (self.path / ".lock").open("a+")

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
-import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -70,7 +69,7 @@ class ResumingSweeper(BasicSweeper):
         for run in (path.parent for path in directory.glob("*/result.json")):
             record = run / ".hydra" / "overrides.yaml"
             if record.exists() and record.stat().st_mtime > changed and "error" not in leaderboard.outcome(run):
-                finished.add(self._lasting(yaml.safe_load(record.read_text())))
+                finished.add(self._lasting(leaderboard.given(run)))
         return finished
 
     def _lasting(self, overrides: Iterable[str]) -> frozenset[str]:

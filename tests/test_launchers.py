@@ -52,10 +52,11 @@ def test_two_jobs_end_as_one_after_the_other(train, launcher):
         assert_alike(Path("outputs/parallel") / path.name, path)
 
 
+@pytest.mark.slow
 def test_a_job_queued_again_continues_from_its_checkpoint(train):
     """By submitit's signal for a job that Slurm is about to take off, and its local executor."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs cnnbp[slurm]")
-    options = (*SMALL, "trainer.max_epochs=60", "trainer.limit_train_batches=10")
+    options = (*SMALL, "trainer.max_epochs=30", "trainer.limit_train_batches=5")
     command = [sys.executable, ROOT / "train.py", "-m", *options, "name=queued", "seed=1", "launcher=slurm_local"]
     sweep = subprocess.Popen(command)
     while not (checkpoints := list(Path("outputs/queued").glob("*/checkpoints/last.ckpt"))):
@@ -108,16 +109,18 @@ def test_the_overview_is_plain_lines_without_a_terminal(sweep, monkeypatch, caps
 
 @pytest.mark.parametrize("size", [60, 10])
 def test_two_processes_train_as_one_with_the_same_global_batch(train, size):
-    """To the rounding of float32; without dropout, which each process draws for itself, and without BatchNorm."""
-    options = (*SMALL, "trainer.max_epochs=2", f"data.batch_size={size}", "trainer.limit_train_batches=10",
-               "dropout=none", "model.network.norm=group", "trainer.precision=32-true")  # fmt: skip
+    """To the rounding of float32, which grows from step to step: after ten of them to 1e-4.
+
+    Without dropout, which each process draws for itself, and without BatchNorm, which sees its own share alone.
+    """
+    options = (*SMALL, "trainer.max_epochs=2", f"data.batch_size={size}", "trainer.limit_train_batches=5",
+               "dropout=none", "model.network.norm=none", "trainer.precision=32-true")  # fmt: skip
     train(*options, "name=one")
     command = [sys.executable, ROOT / "train.py", *options, "name=two", "trainer.devices=2", "trainer.strategy=ddp"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (one, weights), (two, others) = outcome(Path("outputs/one")), outcome(Path("outputs/two"))
-    assert two["accuracy"] == pytest.approx(one["accuracy"])
-    assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert two == pytest.approx(one, rel=1e-5)
     for name, value in weights.items():
         torch.testing.assert_close(others[name], value, rtol=1e-4, atol=1e-6)
 

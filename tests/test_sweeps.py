@@ -61,7 +61,7 @@ def test_a_job_in_use_is_a_failed_one_and_keeps_its_files(train, capfd):
         with pytest.raises(SystemExit, match="1 of 2 jobs failed"):
             train("-m", *SMALL, "name=sweep", "seed=1,2")
         assert "is in use by process 123 on some-host" in board()[1]["error"]
-        assert [path.name for path in used.iterdir()] == [".lock"]
+        assert not (used / "error.txt").exists()
     assert (job("seed=2") / "result.json").exists()
 
 
