@@ -117,6 +117,7 @@ RULES = {
     "trainer.accelerator": one_of("auto", "cpu", "gpu", "mps"),
     "trainer.devices": whole(1),
     "trainer.strategy": one_of("auto", "ddp"),
+    "trainer.sync_batchnorm": BOOLEAN,
     "trainer.precision": one_of("auto", "32-true", "bf16-mixed", "16-mixed"),
     "trainer.limit_train_batches": LIMIT,
     "trainer.limit_val_batches": LIMIT,

@@ -29,6 +29,8 @@ PACKAGES = ("cnnbp", "torch", "torchvision", "pytorch-lightning", "hydra-core", 
 def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Trainer]:
     """Seed, then instantiate the data, the model and the trainer."""
     check_devices(config.trainer.accelerator, config.trainer.devices)
+    if config.trainer.get("sync_batchnorm") and (config.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
+        raise UserError("trainer.sync_batchnorm=true: torch synchronises BatchNorm on GPUs alone; leave it out")
     keep_freed_memory()
     seed_everything(config.seed, verbose=False)
     return (

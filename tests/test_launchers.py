@@ -125,6 +125,11 @@ def test_two_processes_train_as_one_with_the_same_global_batch(train, size):
         torch.testing.assert_close(others[name], value, rtol=1e-4, atol=1e-6)
 
 
+def test_batchnorm_over_processes_needs_gpus(train):
+    with pytest.raises(SystemExit, match="trainer.sync_batchnorm=true: torch synchronises BatchNorm on GPUs alone"):
+        train("trainer=ddp", "trainer.accelerator=cpu", "trainer.sync_batchnorm=true", "name=run")
+
+
 def test_the_processes_of_a_run_share_out_every_sample_once():
     from cnnbp.data import Batches
 
