@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -58,8 +59,18 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("directory", help="a run's or a sweep's directory, outputs/NAME")
     sub.add_argument("--output", metavar="FILE.html", help="default: report.html in the directory")
 
-    sub = add("leaderboard", leaderboard, "rank the runs below a directory")
-    sub.add_argument("directory", type=Path, help="a sweep's directory, outputs/NAME")
+    sub = add("search", search, "look for the best values of any keys, on validation images")
+    sub.add_argument("overrides", nargs="*", help="as for train.py: name=NAME, search=CHOICE, search.n_trials=20, ...")
+    sub.epilog = "The same command with the same name continues the study, also in several processes at once."
+
+    sub = add("leaderboard", leaderboard, "rank runs, one by one and over seeds")
+    sub.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="of runs, sweeps, studies: outputs/NAME")
+    sub.add_argument("--filter", nargs="+", default=[], metavar="KEY=VALUE", help="also KEY<VALUE: 'accuracy>0.99'")
+    metrics = ("val_accuracy", "accuracy", "val_loss", "loss", "seconds")
+    sub.add_argument("--metric", choices=metrics, help="what to rank by; default: validation, else test accuracy")
+    sub.add_argument("--group", action="store_true", help="only the groups of runs that differ by their seed alone")
+    sub.add_argument("--format", choices=("table", "csv", "markdown"), default="table", help="default: table")
+    sub.add_argument("--plot", metavar="FILE.png", help="draw the best 50")
     return top
 
 
@@ -111,16 +122,9 @@ def explain(arguments: argparse.Namespace) -> None:
 
 
 def _compose(overrides: list[str]) -> DictConfig:
-    from hydra import compose, initialize_config_dir
+    from cnnbp.configs import compose
 
-    from cnnbp.schema import validate
-
-    package = Path(__file__).parent
-    conf = next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        config = compose("config", overrides)
-    validate(config)
-    return config
+    return compose(overrides)
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -151,16 +155,35 @@ def report(arguments: argparse.Namespace) -> None:
     print(report(arguments.directory, arguments.output))
 
 
-def leaderboard(arguments: argparse.Namespace) -> None:
-    """Rank runs."""
-    from cnnbp.leaderboard import SEED_COLUMNS, over_seeds, ranked, table
+def search(arguments: argparse.Namespace) -> None:
+    """Search with Optuna."""
+    if not find_spec("optuna"):
+        raise UserError("search needs Optuna; pip install 'cnnbp[search]'")
+    from cnnbp.search import search
 
-    rows = ranked(arguments.directory)
-    if not rows:
-        raise UserError(f"{arguments.directory}: no runs here; give a directory such as outputs/NAME")
-    print(table(rows))
-    if groups := over_seeds(rows):
-        print(f"\nover seeds\n{table(groups, SEED_COLUMNS)}")
+    search(arguments.overrides)
+
+
+def leaderboard(arguments: argparse.Namespace) -> None:
+    """Print the runs, their groups over seeds, and apart from these the runs without a result."""
+    from cnnbp import leaderboard as board
+
+    if empty := [directory for directory in arguments.directories if not any(board.runs(directory))]:
+        raise UserError(f"{empty[0]}: no runs here; give a directory such as outputs/NAME")
+    rows = board.ranked(*arguments.directories, metric=arguments.metric)
+    failed = [row for row in rows if "error" in row]
+    finished = board.keep([row for row in rows if "error" not in row], arguments.filter)
+    groups = board.over_seeds(finished, arguments.metric)
+    write = {"table": board.table, "csv": board.comma_separated, "markdown": board.markdown}[arguments.format]
+    if not arguments.group:
+        print(write(finished))
+    if arguments.group or arguments.format != "csv":
+        print(*[] if arguments.group else ["\nover seeds\n"], write(groups, board.SEED_COLUMNS), sep="")
+    if failed:
+        file = sys.stderr if arguments.format == "csv" else sys.stdout
+        print(f"\nwithout a result\n{board.table(failed)}", file=file)
+    if arguments.plot:
+        board.draw(groups if arguments.group else finished, Path(arguments.plot))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from cnnbp.signals import exiting
 # further processes of a run inherit what in_one_line sets, and must not take it for the user's wish
 WANTS_TRACEBACKS = os.environ.setdefault("CNNBP_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
 
+LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}  # Hydra's, ours
+
 
 class UserError(ValueError):
     """Something that the user can mend; the message says what is wrong and what to do."""
@@ -43,6 +45,8 @@ def explain(error: Exception) -> str:
     """Say in one line what went wrong while a config was composed or built."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        if group == "hydra/launcher" and choice in LAUNCHERS:
+            return f"launcher={LAUNCHERS[choice]}: is not installed; pip install 'cnnbp[{LAUNCHERS[choice]}]'"
         return f"{group}={choice}: no such choice; choose {', '.join(sorted(error.options))}"
     if ours := re.match(r"UserError raised while resolving interpolation: (.+)", str(error)):
         return ours[1]

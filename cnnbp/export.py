@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cnnbp.data import DataModule
 from cnnbp.errors import UserError
 from cnnbp.files import replacing
+from cnnbp.leaderboard import recipe
 from cnnbp.training import restore
 
 LARGEST_DIFFERENCE = 1e-4  # of a logit
@@ -267,8 +268,8 @@ def accuracy(directory: Path, checkpoint: str) -> list[str]:
             lines.append("Measured with the weights after the last epoch; this file holds those of the best epoch.")
     else:
         lines = ["Not known, because the run is unfinished."]
-    recipe, beside = _without_seed(directory), sorted(directory.resolve().parent.glob("*/.hydra/config.yaml"))
-    runs = [record.parents[1] for record in beside if _without_seed(record.parents[1]) == recipe]
+    beside = [record.parents[1] for record in sorted(directory.resolve().parent.glob("*/.hydra/config.yaml"))]
+    runs = [run for run in beside if recipe(run) == recipe(directory)]
     results = [json.loads(path.read_text()) for run in [*runs, directory] if (path := run / "result.json").exists()]
     by_seed = {result["seed"]: result["accuracy"] for result in results}  # this run's own counts for its seed
     if len(by_seed) > 1:
@@ -276,8 +277,3 @@ def accuracy(directory: Path, checkpoint: str) -> list[str]:
         seeds = ", ".join(map(str, sorted(by_seed)))
         lines.append(f"{spread} over n = {len(by_seed)} seeds ({seeds}), mean and standard deviation.")
     return lines
-
-
-def _without_seed(run: Path) -> dict[str, Any]:
-    config = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"))
-    return {key: value for key, value in config.items() if key not in ("seed", "name", "run_dir")}

@@ -1,15 +1,18 @@
-"""Runs side by side: which overrides gave which accuracy."""
+"""Runs side by side: which overrides gave which accuracy, run by run and over seeds."""
 
 import csv
+import io
+import math
+import operator
+import os
 import re
 import statistics
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+import yaml
 
 from cnnbp.errors import UserError
 from cnnbp.files import replacing
@@ -17,43 +20,48 @@ from cnnbp.plot import figure
 from cnnbp.records import read_result
 
 COLUMNS = ("rank", "overrides", "val_accuracy", "accuracy", "loss", "seconds", "error")
-SEED_COLUMNS = ("overrides", "seeds", "mean", "deviation", "worst", "best")
-SHARES = ("val_accuracy", "accuracy", "mean", "deviation", "worst", "best")
-FORMATS = dict.fromkeys(SHARES, "{:.2%}") | {"deviation": "{:.3%}", "loss": "{:.4f}", "seconds": "{:.1f}"}
+SEED_COLUMNS = ("overrides", "metric", "seeds", "mean", "deviation", "standard_error", "interval_95", "worst", "best")
+METRICS = {"val_accuracy": True, "accuracy": True, "val_loss": False, "loss": False, "seconds": False}  # more is better
+FORMATS = {"val_accuracy": "{:.2%}", "accuracy": "{:.2%}", "val_loss": "{:.4f}", "loss": "{:.4f}", "seconds": "{:.1f}"}
+SPREADS = {"deviation": "{:.3%}", "standard_error": "{:.3%}", "interval_95": "± {:.3%}"}
+COMPARISONS = {"=": operator.eq, "<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge}
+UNLIKE = ("seed", "name", "run_dir", "jobs", "overwrite")  # what runs of one recipe may differ by
+MOST_DRAWN = 50
+
+Row = dict[str, Any]
 
 
-class SweepEnd(Callback):
-    """Ends a multirun with its leaderboard: a table, `leaderboard.csv` and `leaderboard.png`."""
+def ranked(*directories: Path, metric: str | None = None) -> list[Row]:
+    """Read every run below the directories, the best first: by `metric`, a key of `METRICS`, or by accuracy.
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        directory = Path(config.hydra.sweep.dir)
-        rows = ranked(directory)
-        print(f"\n{table(rows)}\n")
-        write_csv(rows, directory / "leaderboard.csv")
-        try:
-            draw(rows, directory / "leaderboard.png")
-        except UserError as error:
-            print(error)
-        failed = sum("error" in row for row in rows)
-        if failed:
-            sys.exit(f"error: {failed} of {len(rows)} jobs failed; the table names them")
-
-
-def ranked(directory: Path) -> list[dict[str, Any]]:
-    """Read every run below `directory`, the best first: by validation accuracy, without it by test accuracy.
-
-    Failed and unfinished runs come last, with the reason under "error".
+    Without a metric a run counts by its validation accuracy, or where there is none by its test accuracy. Failed
+    and unfinished runs come last, with the reason under "error".
     """
-    marks = ("result.json", "error.txt", ".hydra")
-    runs = sorted({path.parent for mark in marks for path in directory.glob(f"**/{mark}")})
-    rows = [{"overrides": str(run.relative_to(directory)), **_outcome(run)} for run in runs]
-    rows.sort(key=lambda row: -row.get("val_accuracy", row.get("accuracy", -1)))
+    rows = []
+    for directory in directories:
+        for run in runs(directory):
+            label = run.relative_to(directory) if len(directories) == 1 else run
+            rows.append({"overrides": str(label), "run": run, **outcome(run)})
+    return _in_order(rows, metric)
+
+
+def _in_order(rows: list[Row], metric: str | None = None) -> list[Row]:
+    rows.sort(key=lambda row: _badness(row, metric))
     for rank, row in enumerate((row for row in rows if "error" not in row), 1):
         row["rank"] = rank
     return rows
 
 
-def _outcome(run: Path) -> dict[str, Any]:
+def runs(directory: Path) -> Iterator[Path]:
+    """Every run below a directory, finished or not."""
+    for path, directories, files in os.walk(directory):
+        if ".hydra" in directories or "result.json" in files or "error.txt" in files:
+            yield Path(path)
+        directories[:] = sorted(name for name in directories if not name.startswith(".") and name != "checkpoints")
+
+
+def outcome(run: Path) -> Row:
+    """What `result.json` holds, with "seconds" of training; or under "error" why there is none."""
     try:
         result = read_result(run / "result.json")
     except FileNotFoundError:
@@ -61,68 +69,218 @@ def _outcome(run: Path) -> dict[str, Any]:
         return {"error": error.read_text().strip() if error.exists() else "unfinished"}
     except UserError:
         return {"error": "result.json cannot be read"}
-    kept = {key: result[key] for key in ("val_accuracy", "accuracy", "loss") if key in result}
-    return kept | ({"seconds": result["train_seconds"]} if "train_seconds" in result else {})
+    return result | ({"seconds": result["train_seconds"]} if "train_seconds" in result else {})
 
 
-def over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Group finished runs that differ by their seed only: number, mean, sample standard deviation, worst and best.
+def _metric(row: Row, metric: str | None) -> str:
+    return metric or ("val_accuracy" if "val_accuracy" in row else "accuracy")
 
-    Of the validation accuracy where there is one, else of the test accuracy; the best mean first.
+
+def _badness(row: Row, metric: str | None) -> float:
+    metric = _metric(row, metric)
+    value = row.get(metric, math.inf if "error" in row else 1e300)
+    return -value if METRICS[metric] and metric in row else value
+
+
+def recipe(run: Path) -> str:
+    """What a run was made with, less seed and name: two runs with the same text differ by chance alone."""
+    record = run / ".hydra" / "config.yaml"
+    return re.sub(rf"(?m)^({'|'.join(UNLIKE)}):.*\n(?: .*\n)*", "", record.read_text()) if record.exists() else str(run)
+
+
+def over_seeds(rows: Sequence[Row], metric: str | None = None) -> list[Row]:
+    """Group finished runs whose config differs by seed and name only, the best mean first.
+
+    Of each group the number of seeds, the mean, the sample standard deviation, the standard error and half the width
+    of the 95 % confidence interval of the mean (Student's t), the worst and the best. A seed counts once.
     """
-    groups: dict[str, list[float]] = {}
+    groups: dict[tuple[str, str], dict[Any, Row]] = {}
     for row in rows:
-        if "error" not in row:
-            name = re.sub(r"(^|[,/])seed=\d+", "", row["overrides"]).lstrip(",")
-            groups.setdefault(name, []).append(row.get("val_accuracy", row["accuracy"]))
-    summaries = [
-        {
-            "overrides": name or "(defaults)",
-            "seeds": len(values),
-            "mean": statistics.mean(values),
-            "worst": min(values),
-            "best": max(values),
-        }
-        | ({"deviation": statistics.stdev(values)} if len(values) > 1 else {})
-        for name, values in groups.items()
-    ]
-    return sorted(summaries, key=lambda summary: -summary["mean"])
+        if _metric(row, metric) in row:
+            group = groups.setdefault((_metric(row, metric), recipe(row["run"])), {})
+            group.setdefault(row.get("seed", row["run"]), row)
+    summaries = [_summary(name, list(group.values())) for (name, _), group in groups.items()]
+    return sorted(summaries, key=lambda summary: -summary["mean"] * (1 if METRICS[summary["metric"]] else -1))
 
 
-def table(rows: list[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
+def _summary(metric: str, rows: list[Row]) -> Row:
+    values = [row[metric] for row in rows]
+    best, worst = (max, min) if METRICS[metric] else (min, max)
+    summary = {
+        "overrides": _overrides(rows[0]),
+        "metric": metric,
+        "seeds": len(values),
+        "mean": statistics.mean(values),
+        "worst": worst(values),
+        "best": best(values),
+    }
+    if len(values) > 1:
+        error = statistics.stdev(values) / math.sqrt(len(values))
+        summary |= {"deviation": statistics.stdev(values), "standard_error": error}
+        summary["interval_95"] = t_quantile(len(values) - 1) * error
+    return summary
+
+
+def t_quantile(freedom: int, coverage: float = 0.95) -> float:
+    """The t between whose negative and itself Student's distribution has `coverage`, by bisection.
+
+    The distribution is Abramowitz and Stegun, 26.7.3 and 26.7.4. SciPy has this too, but where it is installed
+    torchmetrics imports it, and every training starts a second later.
+    """
+    low, high = 0.0, math.pi / 2  # of the angle whose tangent is t / sqrt(freedom)
+    for _ in range(60):
+        angle = (low + high) / 2
+        odd = freedom % 2
+        term = math.cos(angle) if odd else 1.0
+        total = term if freedom > 1 else 0.0
+        for k in range(2 + odd, freedom - 1, 2):
+            term *= (k - 1) / k * math.cos(angle) ** 2
+            total += term
+        share = math.sin(angle) * total
+        if odd:
+            share = (angle + share) * 2 / math.pi
+        low, high = (angle, high) if share < coverage else (low, angle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _overrides(row: Row) -> str:
+    own = [text for text in given(row["run"]) if _key(text) not in TOLD_ELSEWHERE]
+    return " ".join(own) or ("(defaults)" if (row["run"] / ".hydra").exists() else row["overrides"])
+
+
+TOLD_ELSEWHERE = {*UNLIKE, "launcher"}
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def given(run: Path) -> list[str]:
+    """The overrides that a run was started with."""
+    return _load(run / ".hydra" / "overrides.yaml") or []
+
+
+@cache
+def _load(path: Path) -> Any:
+    """What a YAML file holds, or None where there is none."""
+    return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if path.exists() else None
+
+
+def keep(rows: list[Row], conditions: Sequence[str]) -> list[Row]:
+    """The rows that meet every condition: `optimizer=adamw`, `optimizer.lr<=0.01`, `accuracy>0.99`.
+
+    A key is one of the result, of the config, or of the overrides that were given.
+
+    Raises:
+        UserError: a condition is none.
+    """
+    for condition in conditions:
+        match = re.fullmatch(r"([\w./@]+)(<=|>=|=|<|>)(.+)", condition)
+        if not match:
+            raise UserError(f"--filter {condition}: is not KEY=VALUE, KEY<VALUE or KEY>VALUE")
+        key, sign, value = match[1], match[2], yaml.safe_load(match[3])
+        rows = [row for row in rows if _compare(_lookup(row, key), sign, value)]
+    return rows
+
+
+def _lookup(row: Row, key: str) -> Any:
+    if key in row:
+        return row[key]
+    node = _load(row["run"] / ".hydra" / "config.yaml")
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    if node is None or isinstance(node, dict):  # a group's choice is no value of the config
+        choices = {_key(text): text.partition("=")[2] for text in given(row["run"])}
+        return yaml.safe_load(choices[key]) if key in choices else None
+    return node
+
+
+def _compare(found: Any, sign: str, value: Any) -> bool:
+    try:
+        return found is not None and COMPARISONS[sign](found, value)
+    except TypeError:  # a text and a number
+        return False
+
+
+def table(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> str:
     """Lay the rows out in aligned columns; columns that no row fills are left out."""
-    columns = [column for column in columns if any(column in row for row in rows)]
-    cells = [columns] + [[_cell(column, row.get(column, "")) for column in columns] for row in rows]
+    cells = _cells(rows, columns)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
 
 
-def _cell(column: str, value: Any) -> str:
-    return FORMATS.get(column, "{}").format(value) if value != "" else ""
+def markdown(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> str:
+    """Lay the rows out as a table in Markdown."""
+    head, *body = _cells(rows, columns)
+    escaped = ([cell.replace("|", r"\|") for cell in line] for line in (head, ["---"] * len(head), *body))
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
-def _label(row: dict[str, Any]) -> str:
-    # a rank keeps shortened names apart; between dollar signs matplotlib would set formulas
-    return f"{row['rank']}. {row['overrides']}"[:60].replace("$", r"\$")
-
-
-def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+def comma_separated(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> str:
     """Write the rows with all columns, in full precision."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+def _cells(rows: Sequence[Row], columns: Sequence[str]) -> list[list[str]]:
+    columns = [column for column in columns if any(column in row for row in rows)]
+    return [columns, *([_cell(column, row) for column in columns] for row in rows)]
+
+
+def _cell(column: str, row: Row) -> str:
+    if column not in row:
+        return ""
+    form = FORMATS.get(column, "{}")
+    if column in ("mean", "worst", "best", *SPREADS):
+        form = FORMATS[row["metric"]]
+        if column in SPREADS and "%" in form:
+            form = SPREADS[column]
+    return form.format(row[column])
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    """Write the rows as a file, which is whole at every instant."""
     with replacing(path) as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+        file.write(comma_separated(rows) + "\n")
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw the accuracy of each finished run, the best on top."""
-    rows = [row for row in rows if "error" not in row][::-1]
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draw the best runs or groups of `over_seeds`, the best on top; groups with their interval."""
+    rows = [row for row in rows if "error" not in row][:MOST_DRAWN][::-1]
     with figure(path, width=9, height=1.2 + 0.35 * len(rows)) as axes:
+        labels = [f"{len(rows) - index}. {row['overrides']}"[:60].replace("$", r"\$") for index, row in enumerate(rows)]
+        grouped = any("mean" in row for row in rows)
+        if grouped:
+            means, spreads = zip(*((row["mean"], row.get("interval_95", 0)) for row in rows), strict=True)
+            axes.errorbar(means, range(len(rows)), xerr=spreads, fmt="o", capsize=3, label="mean, 95 % interval")
+            axes.set_xlabel(rows[-1]["metric"])
         for key, marker in (("accuracy", "o"), ("val_accuracy", "D")):
-            points = [(100 * row[key], _label(row)) for row in rows if key in row]
+            points = [(100 * row[key], index) for index, row in enumerate(rows) if key in row]
             if points:
                 axes.plot(*zip(*points, strict=True), marker, label={"accuracy": "test"}.get(key, "validation"))
-        axes.set_xlabel("accuracy, %")
+        axes.set_yticks(range(len(rows)), labels)
+        if not grouped:
+            axes.set_xlabel("accuracy, %")
         axes.grid(axis="x", alpha=0.3)
         if rows:
             axes.legend()
+
+
+def end_sweep(directory: Path, failures: dict[Path, str]) -> None:
+    """Print a sweep's table and write `leaderboard.csv` and `leaderboard.png`.
+
+    Args:
+        failures: the runs of this sweep that failed, and why; failures of earlier ones below `directory` are left out.
+    """
+    rows = [row for row in ranked(directory) if "error" not in row and row["run"] not in failures]
+    rows += [{"overrides": str(run.relative_to(directory)), "error": error} for run, error in failures.items()]
+    rows = _in_order(rows)
+    print(f"\n{table(rows)}\n")
+    write_csv(rows, directory / "leaderboard.csv")
+    try:
+        draw(rows, directory / "leaderboard.png")
+    except UserError as error:
+        print(error)

@@ -48,7 +48,7 @@ def read_result(path: Path) -> dict[str, Any]:
     """
     try:
         result = json.loads(path.read_text())
-        for name in ("accuracy", "loss"):
+        for name in {"val_accuracy", "val_loss", "accuracy", "loss"} & set(result) or {"accuracy"}:
             float(result[name])
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: cannot be read; remove it to train again") from None

@@ -8,6 +8,8 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 LONGEST_NAME = 200  # bytes; file systems allow 255
+HOW_NOT_WHAT = ("jobs", "overwrite")  # keys that say how a command goes about it, not what is trained
 
 
 def file_name(text: str) -> str:
@@ -58,11 +61,11 @@ class Run:
     """One run directory, held by one process at a time.
 
     The same command with the same name continues an unfinished run from its last checkpoint and returns the
-    stored result of a finished one. A run that fails before its first checkpoint leaves no directory; a failed
-    job of a multirun leaves `error.txt` and lets the other jobs go on.
+    stored result of a finished one; `overwrite` trains anew, and drops what was there at its first checkpoint. A run
+    that fails before its first checkpoint leaves no directory, a failed job of a multirun `error.txt`.
 
     Raises:
-        UserError: another process holds the directory, or it was made with another config.
+        UserError: another process holds the directory, it is a sweep's, or it was made with another config.
     """
 
     def __init__(self, config: DictConfig):
@@ -71,28 +74,31 @@ class Run:
         self.finished = False
 
     def __enter__(self) -> "Run":
+        if HydraConfig.get().mode == RunMode.RUN and (self.path / "multirun.yaml").exists():
+            raise UserError(f"{self.path} is the directory of a sweep; give another name=, or -m to continue the sweep")
         self._lock()
         self.fresh = os.listdir(self.path) == [LOCK]
         for directory in (self.path, self.path / "checkpoints", self.path / ".hydra"):
             remove_parts(directory)
+        self._settle()
+        if self.config.overwrite:
+            self._put_aside()
         self._refuse_another_config()
         self.finished = (self.path / "result.json").exists()
         if self.finished:
             log.info("%s is finished: accuracy %.2f %%", os.path.relpath(self.path), 100 * self.score())
         return self
 
-    def __exit__(self, kind, error, trace) -> bool:
-        in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN and isinstance(error, Exception)
-        if in_sweep:
-            log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
+    def __exit__(self, kind, error, trace) -> None:
+        self._settle()
+        if HydraConfig.get().mode == RunMode.MULTIRUN and isinstance(error, Exception):
             with replacing(self.path / "error.txt") as file:
-                file.write(" ".join(f"{kind.__name__}: {error}".split()) + "\n")
+                file.write(told(error) + "\n")
         elif error and self.fresh and not self.has_checkpoint:
             shutil.rmtree(self.path, ignore_errors=True)
         if error and not isinstance(error, Exception) and self.has_checkpoint:
             log.info("stopped; the same command with name=%s continues from the last checkpoint", self.config.name)
         self.lock.close()
-        return in_sweep
 
     @property
     def has_checkpoint(self) -> bool:
@@ -121,7 +127,7 @@ class Run:
     def score(self) -> float | None:
         """What a sweep maximises: the validation accuracy, without a validation split the test accuracy."""
         result = read_result(self.path / "result.json")
-        return result.get("val_accuracy", result["accuracy"])
+        return result["val_accuracy"] if "val_accuracy" in result else result["accuracy"]
 
     def _refuse_another_config(self) -> None:
         record = self.path / ".hydra" / "config.yaml"
@@ -132,10 +138,34 @@ class Run:
         except UserError as error:
             raise UserError(f"{error}; remove {self.path}, or give another name=") from None
         old["name"], new["name"] = str(old.get("name")), str(self.config.name)
-        differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        differing = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in HOW_NOT_WHAT]
         if differing:
             changes = ", ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing)
-            raise UserError(f"{self.path} was made with another config ({changes}); give another name=")
+            advice = "give another name=, or overwrite=true to train anew"
+            raise UserError(f"{self.path} was made with another config ({changes}); {advice}")
+
+    @property
+    def aside(self) -> Path:
+        return self.path / ".replaced"
+
+    def _put_aside(self) -> None:
+        """Take what there is out of the way of a new training."""
+        self.aside.mkdir()
+        for item in self.path.iterdir():
+            if item.name not in (LOCK, self.aside.name):
+                item.rename(self.aside / item.name)
+
+    def _settle(self) -> None:
+        """Drop what was put aside, or where the new training came to no checkpoint put it back."""
+        if not self.aside.exists():
+            return
+        if not (self.has_checkpoint or (self.path / "result.json").exists()):
+            for item in self.aside.iterdir():
+                replaced = self.path / item.name
+                if replaced.is_dir():
+                    shutil.rmtree(replaced)
+                item.replace(replaced)
+        shutil.rmtree(self.aside)
 
     def _lock(self) -> None:
         path = self.path / LOCK
@@ -171,17 +201,28 @@ class Follower(Run):
     def score(self) -> None: ...
 
 
-def open_run(config: DictConfig) -> Run:
-    """The run directory of a config, for this process of the run.
+@contextmanager
+def told_at_the_end() -> Iterator[list[str]]:
+    """Let a job of a multirun fail without stopping the others; what went wrong is put into the list."""
+    failures = []
+    try:
+        yield failures
+    except Exception as error:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise
+        log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
+        failures.append(told(error))
 
-    Raises:
-        UserError: several processes in a multirun: each would start the whole sweep again.
-    """
-    several = config.trainer.strategy == "ddp" or config.trainer.devices != 1
-    if several and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise UserError(
-            "trainer.devices: several processes run alone, not in a multirun; leave out -m, or give trainer=auto"
-        )
+
+def told(error: Exception) -> str:
+    """The kind of an error and its message, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def open_run(config: DictConfig) -> Run:
+    """The run directory of a config, for this process of the run."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        refuse_several_processes(config)
     further = any(int(os.environ.get(rank, 0)) for rank in ("LOCAL_RANK", "SLURM_PROCID"))
     return Follower(config) if further else Run(config)
 
@@ -192,6 +233,14 @@ def _holder(lock: Path) -> str:
             return holder
         time.sleep(0.05)
     return "another process"
+
+
+def refuse_several_processes(config: DictConfig) -> None:
+    """Raise a UserError for a job that would start further processes: each would start the whole sweep again."""
+    if config.trainer.strategy == "ddp" or config.trainer.devices != 1:
+        raise UserError(
+            "trainer.devices: several processes run alone, not in a multirun or a search; give trainer=auto"
+        )
 
 
 def _flat(config: DictConfig) -> dict[str, object]:

@@ -12,6 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer, seed_everything
+from torch import Tensor
 
 from cnnbp.callbacks.finite import Finite
 from cnnbp.callbacks.speed import Speed
@@ -37,6 +38,8 @@ def build(config: DictConfig, rolled_back: int = 0) -> tuple[LightningDataModule
         rolled_back: how often this training has diverged and gone back, which lowers the learning rate.
     """
     check_devices(config.trainer.accelerator, config.trainer.devices)
+    if config.trainer.get("sync_batchnorm") and (config.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
+        raise UserError("trainer.sync_batchnorm=true: torch synchronises BatchNorm on GPUs alone; leave it out")
     keep_freed_memory()
     seed_everything(config.seed, verbose=False)
     data, model = instantiate(config.data), instantiate(config.model)
@@ -51,6 +54,18 @@ def build(config: DictConfig, rolled_back: int = 0) -> tuple[LightningDataModule
         logger=[logger for logger in instantiate(config.logger).values() if logger],
     )
     return data, model, trainer
+
+
+def fit(
+    data: LightningDataModule, model: LightningModule, trainer: Trainer, checkpoint: str | Path | None
+) -> dict[str, Tensor]:
+    """Train, on from a checkpoint where there is one; return the metrics at the end."""
+    trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
+    if "loss/train" not in trainer.callback_metrics:  # killed after its last epoch, before its result was stored
+        model.load_state_dict(load(checkpoint)["state_dict"])  # where weights are averaged, the averages
+        if data.val_size:
+            trainer.validate(model, data, verbose=False)
+    return dict(trainer.callback_metrics)
 
 
 def check_devices(accelerator: str, devices: int) -> None:

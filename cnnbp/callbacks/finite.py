@@ -19,6 +19,10 @@ class RollBack(Exception):
         self.times = times
 
 
+class Diverged(UserError):
+    """Training has diverged and stops."""
+
+
 class Finite(Callback):
     """Stops training when a loss is NaN or infinite, and lets no such state be saved.
 
@@ -28,7 +32,7 @@ class Finite(Callback):
         factor: of the learning rate, each time it goes back.
 
     Raises:
-        UserError: names the step, the learning rate and the last checkpoint.
+        Diverged: names the step, the learning rate and the last checkpoint.
     """
 
     def __init__(self, every_n_steps: int = 50, rollbacks: int = 0, factor: float = 0.1):
@@ -80,7 +84,7 @@ class Finite(Callback):
         last = getattr(trainer.checkpoint_callback, "newest", None)
         what = f"{what} at step {step}, with learning rate {rate:g}; the last good checkpoint: {last or 'none'}"
         if self.rolled_back >= self.rollbacks:
-            raise UserError(
+            raise Diverged(
                 f"{what}; give a lower optimizer.lr, or callbacks.finite.rollbacks=3 to go back and lower it"
             )
         log.warning("%s; going back there, with learning rates %g times as high", what, self.factor)
