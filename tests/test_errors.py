@@ -131,8 +131,6 @@ def test_commands_on_a_directory_that_is_no_run(cnnbp, arguments):
 
 
 def test_a_group_without_a_choice(train, tmp_path):
-    with pytest.raises(
-        SystemExit, match="^error: Config group override must be .*; give a choice, as in .*logger=none"
-    ):
+    with pytest.raises(SystemExit, match="^error: Config group override must be .*; give a choice, as in "):
         train("trainer=smoke", "name=run", "logger=null")
     assert not (tmp_path / "outputs").exists()
