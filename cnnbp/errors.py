@@ -32,12 +32,14 @@ def in_one_line() -> Iterator[None]:
         if WANTS_TRACEBACKS:
             raise
         # what is wrong is wrong in every process of a run, and the first one tells it
-        sys.exit(1 if int(os.environ.get("LOCAL_RANK", 0)) else f"error: {explain(error)}")
+        sys.exit(1 if int(os.environ.get("LOCAL_RANK", 0)) else f"error: {' '.join(explain(error).split())}")
     except Exception as error:
         lightnings = type(error).__name__ == "MisconfigurationException"  # not to import here
         hydras = str(error).startswith("Config group override must be")
         if WANTS_TRACEBACKS or not (lightnings or hydras):
             raise
+        if hydras:  # which does not say of which group
+            sys.exit(f"error: {error}; give a choice, as in optimizer=adam or logger=none; --help lists them")
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 

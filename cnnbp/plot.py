@@ -28,6 +28,8 @@ def figure(path: str | Path, width: float = 8, height: float = 5, mosaic: list |
         yield picture.subplot_mosaic(mosaic) if mosaic else picture.subplots()
         with replacing(path, "wb") as file:
             picture.savefig(file, format=Path(path).suffix.lstrip(".") or "png", dpi=120)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     finally:

@@ -192,7 +192,11 @@ GROUPS = {
     "scheduler": BUILT_OR_EMPTY,
     "trainer": Rule(
         f"a group of keys with a _target_, and with {SAFE_WRITER} among its plugins",
-        lambda value: _is_built(value) and {"_target_": SAFE_WRITER} in (value.get("plugins") or ()),
+        lambda value: (
+            _is_built(value)
+            and isinstance(plugins := value.get("plugins"), list)
+            and {"_target_": SAFE_WRITER} in plugins
+        ),
     ),
     "callbacks": GROUP,
     "logger": GROUP,

@@ -28,6 +28,9 @@ MISTAKES = {
     "seed=${foo}": "error: Interpolation key 'foo' not found",
     "name=a/b": "error: name=a/b: must be a file name",
     "name=..": "error: name=..: must be a file name",
+    "~callbacks": "error: callbacks=None: must be a choice of the group",
+    "callbacks.speed=5": "error: callbacks.speed=5: must be null, or a group of keys with a _target_",
+    "a\nb": "error: a b: is not KEY=VALUE as Hydra reads it",
 }
 
 
@@ -125,3 +128,9 @@ def test_help_names_groups_and_examples_without_heavy_imports(tmp_path):
 def test_commands_on_a_directory_that_is_no_run(cnnbp, arguments):
     with pytest.raises(SystemExit, match="^error: .*: no runs? here; give a directory such as outputs/NAME"):
         cnnbp(*arguments)
+
+
+def test_a_group_without_a_choice(train, tmp_path):
+    with pytest.raises(SystemExit, match="^error: Config group override must be .*; give a choice, as in "):
+        train("trainer=smoke", "name=run", "logger=null")
+    assert not (tmp_path / "outputs").exists()
