@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.errors import MissingConfigException
 
 from cnnbp import overview
+from cnnbp.errors import explain
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100", "~callbacks.dashboard", "logger=csv")
@@ -70,13 +72,9 @@ def test_a_job_queued_again_continues_from_its_checkpoint(train):
     assert_alike(path, Path("outputs/whole"))
 
 
-def test_a_launcher_that_is_not_installed_is_named_with_its_extra(train, monkeypatch):
-    from hydra.core.config_store import ConfigStore
-
-    store = ConfigStore.instance().repo["hydra"]["launcher"]
-    monkeypatch.delitem(store, "joblib.yaml", raising=False)
-    with pytest.raises(SystemExit, match=r"launcher=joblib: is not installed; pip install 'cnnbp\[joblib\]'"):
-        train("-m", *SMALL, "launcher=joblib", "seed=1,2")
+def test_a_launcher_that_is_not_installed_is_named_with_its_extra():
+    error = MissingConfigException("", "hydra/launcher/submitit_slurm", ["basic"])
+    assert explain(error) == "launcher=slurm: is not installed; pip install 'cnnbp[slurm]'"
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ def test_a_locked_storage_is_told_and_keeps_what_it_has(cnnbp):
 @pytest.mark.slow
 def test_the_trial_of_a_killed_worker_is_taken_over_by_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = (*LONGER, "trainer.max_epochs=40", "trainer.limit_train_batches=20", "name=study", "search.n_trials=2",
+    options = (*LONGER, "trainer.max_epochs=20", "trainer.limit_train_batches=20", "name=study", "search.n_trials=2",
                "search.heartbeat=1", "search.pruner._target_=optuna.pruners.NopPruner")  # fmt: skip
     command = [sys.executable, "-m", "cnnbp", "search", *options]
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -152,5 +152,5 @@ def test_the_trial_of_a_killed_worker_is_taken_over_by_another(tmp_path, monkeyp
     assert other.returncode == 0
     assert "2 trials complete" in out
     assert [trial.state.name for trial in study().trials] == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert study().trials[2].params == study().trials[0].params
-    assert result(0)["epochs"] == 40
+    assert study().trials[0].params in [trial.params for trial in study().trials[1:]]
+    assert result(0)["epochs"] == 20
