@@ -6,12 +6,14 @@ import logging
 import os
 import shlex
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from cnnbp.errors import UserError
 from cnnbp.files import replacing
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -42,12 +44,15 @@ def kernel() -> ctypes.CDLL | None:
     try:
         library = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnbp" / f"fused-{name}.so"
         if not library.exists():
-            library.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(library) as built:
-                command = [*shlex.split(compiler), *FLAGS.split(), str(SOURCE), "-o", built.name, "-lm"]
+            with tempfile.TemporaryDirectory() as directory:
+                built = Path(directory) / library.name
+                command = [*shlex.split(compiler), *FLAGS.split(), str(SOURCE), "-o", str(built), "-lm"]
                 subprocess.run(command, check=True, capture_output=True)
+                library.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(library, "wb") as file:
+                    file.write(built.read_bytes())
         return ctypes.CDLL(str(library))
-    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+    except (OSError, RuntimeError, UserError, subprocess.CalledProcessError) as error:
         logging.getLogger(__name__).info("torch's own layers are used, which is slower: no C kernel, since %s", error)
         return None
 

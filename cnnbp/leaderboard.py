@@ -85,7 +85,11 @@ def _badness(row: Row, metric: str | None) -> float:
 def recipe(run: Path) -> str:
     """What a run was made with, less seed and name: two runs with the same text differ by chance alone."""
     record = run / ".hydra" / "config.yaml"
-    return re.sub(rf"(?m)^({'|'.join(UNLIKE)}):.*\n(?: .*\n)*", "", record.read_text()) if record.exists() else str(run)
+    return (
+        re.sub(rf"(?m)^({'|'.join(UNLIKE)}):.*\n(?: .*\n)*", "", record.read_text(errors="replace"))
+        if record.exists()
+        else str(run)
+    )
 
 
 def over_seeds(rows: Sequence[Row], metric: str | None = None) -> list[Row]:
@@ -162,8 +166,11 @@ def given(run: Path) -> list[str]:
 
 @cache
 def _load(path: Path) -> Any:
-    """What a YAML file holds, or None where there is none."""
-    return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if path.exists() else None
+    """What a YAML file holds, or None where there is none that can be read."""
+    try:
+        return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
 
 
 def keep(rows: list[Row], conditions: Sequence[str]) -> list[Row]:

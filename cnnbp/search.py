@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -72,9 +73,9 @@ def search(arguments: Sequence[str]) -> None:
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError, ImportError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"{settings.storage}: {reason}; what is stored in the study stays") from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"\nstopped; the same command with name={directory.name} continues the study")
-        raise
+        sys.exit(stop.args[0])
 
 
 def check(space: Space, overrides: list[str]) -> None:
@@ -171,9 +172,10 @@ def train(trial: Trial, space: Space, overrides: list[str], directory: Path) -> 
     try:
         with Run(config) as run:
             pruned = "" if run.finished else _fit(config, run, trial)
-    except (KeyboardInterrupt, SystemExit, OSError) as error:  # Lightning exits on Ctrl-C
+    except (SystemExit, OSError) as error:  # a signal that stopped the run, or a full disk
         requeue(trial.study, _record(trial))
-        raise (error if isinstance(error, OSError) else KeyboardInterrupt) from None
+        # Optuna records how a trial ended for this one, but not for SystemExit
+        raise (error if isinstance(error, OSError) else KeyboardInterrupt(error.code)) from None
     if pruned:
         raise optuna.TrialPruned(pruned)
     return run.score()

@@ -214,7 +214,7 @@ def test_the_card_tells_the_run(run, exported):
     assert card["Accuracy"].strip() == wanted
     training = card["Network and training"]
     assert "| epochs, batch size | 1, 16 |" in training
-    assert "| optimizer | AdamW(lr=0.001, weight_decay=0.01) |" in training
+    assert "| optimizer | AdamW(lr=0.001, weight_decay=0.01, fused=True) |" in training
     assert "| learning rate schedule | none |" in training
     assert "Network(widths=[32, 24, 16, 24, 16], dropout=[0.05, 0.1, 0.1, 0.1], activation=relu" in training
     assert f"    python train.py {' '.join(SMALL)}\n" in training + "\n"

@@ -1,6 +1,7 @@
 """Searches that are really run, on trials of a few steps."""
 
 import json
+import os
 import re
 import signal
 import sqlite3
@@ -66,14 +67,15 @@ def test_a_hopeless_trial_is_pruned_and_listed_apart(cnnbp, capsys):
 def test_a_stopped_trial_goes_on_from_its_checkpoint_and_ends_alike(cnnbp, monkeypatch, capsys):
     cnnbp("search", *LONGER, "name=whole", "search.n_trials=2")
 
-    def stop(self, trainer, module):
+    def stop(self, trainer, *_):
         if trainer.current_epoch == 2:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Progress, "on_validation_end", stop)
-        with pytest.raises(SystemExit):
+        patch.setattr(Progress, "on_train_batch_start", stop, raising=False)
+        with pytest.raises(SystemExit) as exit:
             cnnbp("search", *LONGER, "name=study", "search.n_trials=2")
+    assert exit.value.code == 130
     assert [trial.state.name for trial in study().trials] == ["FAIL", "WAITING"]
     assert "the same command with name=study continues" in capsys.readouterr().out
     begun = []
