@@ -27,7 +27,7 @@ SMALL = (
     *("trainer.limit_train_batches=12", "trainer.limit_val_batches=2", "trainer.limit_test_batches=2"),
 )
 EVERY_STEP = "callbacks.checkpoints.every_n_seconds=0.001"
-EMA = ("+callbacks.ema._target_=pytorch_lightning.callbacks.EMAWeightAveraging", "+callbacks.ema.decay=0.9")
+EMA = ("average=ema", "callbacks.average.decay=0.9")
 RECIPES = {
     "sgd": (),
     "adamw, one cycle, augmented": ("optimizer=adamw", "scheduler=one_cycle", "augment=affine"),
@@ -39,7 +39,7 @@ RECIPES = {
         *("optimizer=adam", "scheduler=step", "scheduler.every=1", "data.val_size=5000"),
         *EMA,
     ),
-    "cosine, averaged, augmented": ("scheduler=cosine", "augment=affine", *EMA),
+    "muon, cosine, averaged, augmented": ("optimizer=muon", "scheduler=cosine", "augment=all", *EMA),
 }
 
 

@@ -78,8 +78,13 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint_and_ends_alike(cnnbp, monke
     assert exit.value.code == 130
     assert [trial.state.name for trial in study().trials] == ["FAIL", "WAITING"]
     assert "the same command with name=study continues" in capsys.readouterr().out
-    begun = []
-    monkeypatch.setattr(Progress, "on_train_start", lambda self, trainer, module: begun.append(trainer.current_epoch))
+    begun, start = [], Progress.on_train_start
+
+    def record(self, trainer, module):
+        begun.append(trainer.current_epoch)
+        start(self, trainer, module)
+
+    monkeypatch.setattr(Progress, "on_train_start", record)
     cnnbp("search", *LONGER, "name=study", "search.n_trials=2")
     assert begun == [2, 0]
     failed, retried, _ = study().trials
@@ -101,7 +106,7 @@ def test_another_space_under_the_same_name_is_refused(cnnbp):
 
 MISTAKES = {
     "+search.space.foo=[1,2]": "error: foo=1: no such key; choose data, ",
-    "search.space.optimizer=[sgd,foo]": "error: optimizer=foo: no such choice; choose adam, adamw, rmsprop, sgd",
+    "search.space.optimizer=[sgd,foo]": "error: optimizer=foo: no such choice; choose adam, adamw, muon, rmsprop, sgd",
     "search.space.dropout=[]": "error: search.space.dropout: must be a list of choices, or {low, high}",
     "+search.space.seed={low: 3, high: 3}": "error: search.space.seed: low=3 must be less than high=3",
     "+search.space.seed={low: 3, up: 3}": "error: search.space.seed: must be a list of choices, or {low, high}",
