@@ -40,7 +40,12 @@ def assert_alike(path, other):
         assert torch.equal(value, weights[name]), name
 
 
-@pytest.mark.parametrize("launcher", PLUGINS)
+SLOW = ("slurm_local", "ray")
+
+
+@pytest.mark.parametrize(
+    "launcher", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in PLUGINS]
+)
 def test_two_jobs_end_as_one_after_the_other(train, launcher):
     pytest.importorskip(f"hydra_plugins.hydra_{PLUGINS[launcher]}_launcher", reason=f"needs cnnbp[{PLUGINS[launcher]}]")
     train("-m", *SMALL, "name=serial", "seed=1,2")
@@ -105,7 +110,7 @@ def test_the_overview_is_plain_lines_without_a_terminal(sweep, monkeypatch, caps
     assert job == "  running: after epoch 2, accuracy 90.00%"
 
 
-@pytest.mark.parametrize("size", [60, 10])
+@pytest.mark.parametrize("size", [60, pytest.param(10, marks=pytest.mark.slow)])
 def test_two_processes_train_as_one_with_the_same_global_batch(train, size):
     """To the rounding of float32, which grows from step to step: after ten of them to 1e-4.
 
