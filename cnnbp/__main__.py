@@ -168,9 +168,12 @@ def leaderboard(arguments: argparse.Namespace) -> None:
     """Print the runs, their groups over seeds, and apart from these the runs without a result."""
     from cnnbp import leaderboard as board
 
-    if empty := [directory for directory in arguments.directories if not any(board.runs(directory))]:
-        raise UserError(f"{empty[0]}: no runs here; give a directory such as outputs/NAME")
-    rows = board.ranked(*arguments.directories, metric=arguments.metric)
+    directories = [directory for directory in arguments.directories if any(board.runs(directory))]
+    for empty in set(arguments.directories) - set(directories):
+        print(f"{empty}: no runs here", file=sys.stderr)
+    if not directories:
+        raise UserError("give a directory with runs, such as outputs/NAME")
+    rows = board.ranked(*directories, metric=arguments.metric)
     failed = [row for row in rows if "error" in row]
     finished = board.keep([row for row in rows if "error" not in row], arguments.filter)
     groups = board.over_seeds(finished, arguments.metric)
@@ -183,7 +186,7 @@ def leaderboard(arguments: argparse.Namespace) -> None:
         file = sys.stderr if arguments.format == "csv" else sys.stdout
         print(f"\nwithout a result\n{board.table(failed)}", file=file)
     if arguments.plot:
-        board.draw(groups if arguments.group else finished, Path(arguments.plot))
+        board.draw(groups if arguments.group else finished, Path(arguments.plot), arguments.metric)
 
 
 if __name__ == "__main__":

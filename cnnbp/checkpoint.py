@@ -117,3 +117,13 @@ def check_continues(checkpoint: dict[str, Any], optimizer: Optimizer, steps: int
         length = schedule.get("total_steps", schedule.get("T_max"))
         if length not in (None, steps):
             raise UserError(f"the checkpoint's schedule is for {length} steps in all, not {steps}; give as many epochs")
+
+
+def check_schedule(saved: list[dict[str, Any]], own: list[dict[str, Any]]) -> None:
+    """Raise a UserError when the state of another learning-rate schedule would be restored."""
+    if [state.keys() for state in saved] != [state.keys() for state in own]:
+        raise UserError("the checkpoint was trained with another schedule; give the scheduler= that it had")
+    for was, state in zip(saved, own, strict=True):
+        for key in {"step_size", "gamma", "factor", "patience"} & state.keys():
+            if was[key] != state[key]:
+                raise UserError(f"the checkpoint was trained with {key}={was[key]}, not {state[key]}; give what it had")

@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from cnnbp.backprop import loss_and_logits
-from cnnbp.checkpoint import check_continues, check_fits
+from cnnbp.checkpoint import check_continues, check_fits, check_schedule
 from cnnbp.errors import UserError
 
 
@@ -117,7 +117,12 @@ class Classifier(LightningModule):
         if self._trainer:
             self._load_metrics(checkpoint.get("train_metrics", {}))
             steps = self.trainer.max_epochs * self._steps_per_epoch(len(self.trainer.datamodule.train_dataloader()))
-            check_continues(checkpoint, self.make_optimizer(parameter_groups(self)), steps)
+            optimizer = self.make_optimizer(parameter_groups(self))
+            check_continues(checkpoint, optimizer, steps)
+            schedule = self.make_scheduler and self.make_scheduler(
+                optimizer, self.trainer.max_epochs, steps // self.trainer.max_epochs
+            )
+            check_schedule(checkpoint["lr_schedulers"], [schedule["scheduler"].state_dict()] if schedule else [])
             averages = any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks)
             if averages != ("averaging_state" in checkpoint):
                 way = "without" if averages else "with"

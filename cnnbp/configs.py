@@ -19,7 +19,7 @@ def compose(overrides: list[str], run_dir: str | Path | None = None) -> DictConf
     with initialize_config_dir(str(conf), version_base="1.3"):
         config = hydra_compose("config", overrides, return_hydra_config=True)
     with read_write(config.hydra), open_dict(config.hydra):
-        config.hydra.mode = RunMode.RUN
+        config.hydra.mode = RunMode.MULTIRUN if run_dir else RunMode.RUN
         if run_dir:
             config.hydra.runtime.output_dir = str(run_dir)
     HydraConfig.instance().set_config(config)

@@ -1,8 +1,10 @@
 """How mistakes of the person at the keyboard are told: one line, exit status 1, no traceback."""
 
+import errno
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,6 +27,7 @@ class UserError(ValueError):
 def in_one_line() -> Iterator[None]:
     """Turn a user's mistake into one line on stderr and exit status 1, unless HYDRA_FULL_ERROR=1 asks for more."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # lets Hydra raise its errors instead of printing them
+    threading.excepthook = _tell_of_a_thread
     try:
         with exiting():
             yield
@@ -43,6 +46,13 @@ def in_one_line() -> Iterator[None]:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 
+def _tell_of_a_thread(args: threading.ExceptHookArgs) -> None:
+    if not issubclass(
+        args.exc_type, OSError
+    ):  # TensorBoard's writer on a full disk, of which the main thread tells too
+        sys.__excepthook__(args.exc_type, args.exc_value, args.exc_traceback)
+
+
 def explain(error: Exception) -> str:
     """Say in one line what went wrong while a config was composed or built."""
     if isinstance(error, MissingConfigException) and error.options:
@@ -54,6 +64,11 @@ def explain(error: Exception) -> str:
         return ours[1]
     if isinstance(error, OverrideParseException):
         return f"{error.override}: is not KEY=VALUE as Hydra reads it (put quotes round special characters)"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk is full; free some space, then the same command with the same name= continues"
+    if "Cannot merge" in str(error):
+        key = re.search(r"Error merging override \+*([^=\s]+)", str(error))
+        return f"{key[1] if key else 'override'}: does not fit what is there, a list or a group of keys"
     if isinstance(error, InstantiationException) and error.__cause__:
         where = str(error).rpartition("full_key: ")[2].strip()
         return " ".join(f"{where}: {error.__cause__}".split())

@@ -19,7 +19,7 @@ from cnnbp.files import replacing
 from cnnbp.plot import figure
 from cnnbp.records import read_result
 
-COLUMNS = ("rank", "overrides", "val_accuracy", "accuracy", "loss", "seconds", "error")
+COLUMNS = ("rank", "overrides", "val_accuracy", "val_loss", "accuracy", "loss", "seconds", "error")
 SEED_COLUMNS = ("overrides", "metric", "seeds", "mean", "deviation", "standard_error", "interval_95", "worst", "best")
 METRICS = {"val_accuracy": True, "accuracy": True, "val_loss": False, "loss": False, "seconds": False}  # more is better
 FORMATS = {"val_accuracy": "{:.2%}", "accuracy": "{:.2%}", "val_loss": "{:.4f}", "loss": "{:.4f}", "seconds": "{:.1f}"}
@@ -47,7 +47,7 @@ def ranked(*directories: Path, metric: str | None = None) -> list[Row]:
 
 def _in_order(rows: list[Row], metric: str | None = None) -> list[Row]:
     rows.sort(key=lambda row: _badness(row, metric))
-    for rank, row in enumerate((row for row in rows if "error" not in row), 1):
+    for rank, row in enumerate((row for row in rows if _metric(row, metric) in row), 1):
         row["rank"] = rank
     return rows
 
@@ -185,8 +185,11 @@ def keep(rows: list[Row], conditions: Sequence[str]) -> list[Row]:
         match = re.fullmatch(r"([\w./@]+)(<=|>=|=|<|>)(.+)", condition)
         if not match:
             raise UserError(f"--filter {condition}: is not KEY=VALUE, KEY<VALUE or KEY>VALUE")
-        key, sign, value = match[1], match[2], yaml.safe_load(match[3])
-        rows = [row for row in rows if _compare(_lookup(row, key), sign, value)]
+        key, sign, value = match[1], match[2], _value(match[3])
+        found = [_lookup(row, key) for row in rows]
+        if rows and all(value is None for value in found):
+            raise UserError(f"--filter {condition}: no run has {key}")
+        rows = [row for row, own in zip(rows, found, strict=True) if _compare(own, sign, value)]
     return rows
 
 
@@ -197,9 +200,24 @@ def _lookup(row: Row, key: str) -> Any:
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     if node is None or isinstance(node, dict):  # a group's choice is no value of the config
-        choices = {_key(text): text.partition("=")[2] for text in given(row["run"])}
-        return yaml.safe_load(choices[key]) if key in choices else None
+        return _choices(row["run"]).get(key)
     return node
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--filter: {text} is no value") from None
+
+
+def _choices(run: Path) -> dict[str, str]:
+    """What was chosen from each group; only this part of a long file is parsed."""
+    record = run / ".hydra" / "hydra.yaml"
+    block = re.search(
+        r"(?m)^    choices:\n((?:      .*\n)+)", record.read_text(errors="replace") if record.exists() else ""
+    )
+    return yaml.safe_load(block[1]) if block else {}
 
 
 def _compare(found: Any, sign: str, value: Any) -> bool:
@@ -254,26 +272,43 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
         file.write(comma_separated(rows) + "\n")
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw the best runs or groups of `over_seeds`, the best on top; groups with their interval."""
-    rows = [row for row in rows if "error" not in row][:MOST_DRAWN][::-1]
+def draw(rows: Sequence[Row], path: Path, metric: str | None = None) -> None:
+    """Draw the best runs or groups of `over_seeds`, the best on top; groups with their interval.
+
+    Args:
+        metric: a key of `METRICS`; by default the accuracies of runs, and of groups what the best one is ranked by.
+    """
+    grouped = any("mean" in row for row in rows)
+    if grouped:
+        metric = rows[0]["metric"]
+        rows = [row for row in rows if row["metric"] == metric]
+    rows = [row for row in rows if grouped or "rank" in row][:MOST_DRAWN][::-1]
     with figure(path, width=9, height=1.2 + 0.35 * len(rows)) as axes:
-        labels = [f"{len(rows) - index}. {row['overrides']}"[:60].replace("$", r"\$") for index, row in enumerate(rows)]
-        grouped = any("mean" in row for row in rows)
         if grouped:
             means, spreads = zip(*((row["mean"], row.get("interval_95", 0)) for row in rows), strict=True)
             axes.errorbar(means, range(len(rows)), xerr=spreads, fmt="o", capsize=3, label="mean, 95 % interval")
-            axes.set_xlabel(rows[-1]["metric"])
-        for key, marker in (("accuracy", "o"), ("val_accuracy", "D")):
-            points = [(100 * row[key], index) for index, row in enumerate(rows) if key in row]
-            if points:
-                axes.plot(*zip(*points, strict=True), marker, label={"accuracy": "test"}.get(key, "validation"))
-        axes.set_yticks(range(len(rows)), labels)
-        if not grouped:
-            axes.set_xlabel("accuracy, %")
+        else:
+            for key, marker in ((metric, "o"),) if metric else (("accuracy", "o"), ("val_accuracy", "D")):
+                points = [(row[key], index) for index, row in enumerate(rows) if key in row]
+                if points:
+                    axes.plot(*zip(*points, strict=True), marker, label={"accuracy": "test accuracy"}.get(key, key))
+        axes.set_yticks(range(len(rows)), _labels(rows))
+        axes.set_xlabel(metric or "accuracy")
         axes.grid(axis="x", alpha=0.3)
         if rows:
             axes.legend()
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    """Rank and overrides, without those that all rows have."""
+    parts = [re.split(r"[ ,](?=[^ ,\]}]+=)", row["overrides"]) for row in rows]
+    shared = set.intersection(*map(set, parts)) if len(parts) > 1 else set()
+    own = [
+        " ".join(part for part in own if part not in shared) or row["overrides"]
+        for own, row in zip(parts, rows, strict=True)
+    ]
+    ranks = [row.get("rank", len(rows) - index) for index, row in enumerate(rows)]
+    return [f"{rank}. {text}"[:60].replace("$", r"\$") for rank, text in zip(ranks, own, strict=True)]
 
 
 def end_sweep(directory: Path, failures: dict[Path, str]) -> None:

@@ -7,6 +7,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from cnnbp.files import replacing
+from cnnbp.records import read_metrics
 
 
 class CSVLogger(Logger):
@@ -15,11 +16,8 @@ class CSVLogger(Logger):
     def __init__(self, path: str):
         super().__init__()
         self.path = Path(path)
-        self.rows: dict[int, dict[str, float]] = {}
+        self.rows = {int(row["step"]): row for row in read_metrics(self.path)}
         self.unsaved = False
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                self.rows = {int(row["step"]): row for row in csv.DictReader(file)}
 
     @property
     def name(self) -> str:

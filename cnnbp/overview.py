@@ -1,6 +1,5 @@
 """How far the jobs of a parallel multirun are, read from their directories by the process that launched them."""
 
-import csv
 import sys
 import threading
 import time
@@ -11,6 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
+
+from cnnbp.errors import UserError
+from cnnbp.records import read_metrics
 
 REFRESH_SECONDS = 1
 MOST_SHOWN = 16
@@ -72,16 +74,18 @@ def state(directory: Path) -> State:
 
 
 def _newer(path: Path, since: float) -> bool:
-    return path.exists() and path.stat().st_mtime >= since
+    try:
+        return path.stat().st_mtime >= since
+    except FileNotFoundError:
+        return False
 
 
 def progress(run: Path) -> str:
     """Name a running job, its finished epochs and its latest accuracy."""
     try:
-        with (run / "metrics.csv").open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("accuracy/train")]
-    except FileNotFoundError:
+        rows = [row for row in read_metrics(run / "metrics.csv") if row.get("accuracy/train")]
+    except UserError:
         rows = []
     accuracies = [row.get("accuracy/val") or row.get("accuracy/test") for row in rows]
     latest = f", accuracy {float(accuracies[-1]):.2%}" if accuracies and accuracies[-1] else ""
-    return f"{run.name}: after epoch {len(rows)}{latest}"
+    return f"after epoch {len(rows)}{latest}: {run.name}"

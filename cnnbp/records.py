@@ -1,10 +1,12 @@
 """What a run directory says of its run, read back: files may be damaged, or come from somebody else."""
 
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -13,7 +15,9 @@ from cnnbp.errors import UserError
 
 # below checkpoints/; where the last is damaged or missing, the one before it is used
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-CODE = ("cnnbp.", "torch.optim.")  # what the model and the data of a run may be built from
+# what the model and the data of a run may be built from
+PARTS = ("network", "classifier", "data", "augment", "schedulers", "muon")
+CODE = (*(f"cnnbp.{part}." for part in PARTS), "torch.optim.")
 
 
 def read_config(path: Path) -> DictConfig:
@@ -34,8 +38,9 @@ def read_config(path: Path) -> DictConfig:
 
 def refuse_foreign_code(path: Path, config: DictConfig) -> None:
     """Raise a UserError where building this config would call anything but networks, data and optimizers."""
-    for target in _targets(OmegaConf.to_container(config)):
-        if not str(target).startswith(CODE):
+    for target in _targets(OmegaConf.to_container(config, resolve=True)):
+        # by its name, and where it was written: a module also has what it imports
+        if not str(target).startswith(CODE) or not f"{get_object(target).__module__}.".startswith(CODE):
             raise UserError(f"{path}: would run {target}, which is not allowed here; allowed: {', '.join(CODE)}")
 
 
@@ -53,6 +58,26 @@ def read_result(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: cannot be read; remove it to train again") from None
     return result
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """Read a run's `metrics.csv`, a row a step; nothing where it wrote none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            int(row["step"])
+            for value in row.values():
+                float(value or 0)
+    except (ValueError, KeyError, TypeError, csv.Error):
+        raise UserError(f"{path}: cannot be read; remove it, its values are in TensorBoard's files too") from None
+    return rows
 
 
 def _targets(node: Any) -> Iterator[Any]:

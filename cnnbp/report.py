@@ -1,7 +1,6 @@
 """A run or a sweep as one HTML file that needs nothing else: numbers, curves, mistakes, and the network at work."""
 
 import base64
-import csv
 import io
 import os
 import shlex
@@ -26,7 +25,7 @@ from cnnbp.errors import UserError
 from cnnbp.evaluate import on_test_set
 from cnnbp.files import replacing
 from cnnbp.pictures import worst
-from cnnbp.records import read_config, read_result
+from cnnbp.records import read_config, read_metrics, read_result
 from cnnbp.summary import measure
 from cnnbp.training import restore
 
@@ -198,10 +197,7 @@ def _png(image: Image.Image) -> str:
 
 def _metrics(directory: Path) -> dict[str, Points]:
     """The curves of `metrics.csv`, without what is not finite; none where the run wrote no such file."""
-    if not (directory / "metrics.csv").exists():
-        return {}
-    with (directory / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_metrics(directory / "metrics.csv")
     points = {key: [(int(row["step"]), float(row[key])) for row in rows if row[key]] for key in (rows or [{}])[0]}
     return {key: [point for point in curve if isfinite(point[1])] for key, curve in points.items()}
 

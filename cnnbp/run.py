@@ -97,7 +97,8 @@ class Run:
         elif error and self.fresh and not self.has_checkpoint:
             shutil.rmtree(self.path, ignore_errors=True)
         if error and not isinstance(error, Exception) and self.has_checkpoint:
-            log.info("stopped; the same command with name=%s continues from the last checkpoint", self.config.name)
+            without = " without overwrite=true" * self.config.overwrite
+            log.info("stopped; the same command%s with name=%s continues", without, self.config.name)
         self.lock.close()
 
     @property
@@ -131,7 +132,7 @@ class Run:
 
     def _refuse_another_config(self) -> None:
         record = self.path / ".hydra" / "config.yaml"
-        if not record.exists():
+        if not record.exists() or not (self.has_checkpoint or (self.path / "result.json").exists()):
             return
         try:
             old, new = _flat(read_config(record)), _flat(self.config)
@@ -148,24 +149,32 @@ class Run:
     def aside(self) -> Path:
         return self.path / ".replaced"
 
+    @property
+    def moving(self) -> Path:
+        return self.path / ".moving"
+
     def _put_aside(self) -> None:
         """Take what there is out of the way of a new training."""
-        self.aside.mkdir()
+        self.moving.mkdir()
         for item in self.path.iterdir():
-            if item.name not in (LOCK, self.aside.name):
-                item.rename(self.aside / item.name)
+            if item.name not in (LOCK, self.moving.name):
+                item.rename(self.moving / item.name)
+        self.moving.rename(self.aside)
 
     def _settle(self) -> None:
         """Drop what was put aside, or where the new training came to no checkpoint put it back."""
-        if not self.aside.exists():
-            return
-        if not (self.has_checkpoint or (self.path / "result.json").exists()):
-            for item in self.aside.iterdir():
+        if self.aside.exists():
+            if self.has_checkpoint or (self.path / "result.json").exists():
+                shutil.rmtree(self.aside)
+            else:
+                self.aside.rename(self.moving)
+        if self.moving.exists():  # also what a kill left half moved, either way
+            for item in self.moving.iterdir():
                 replaced = self.path / item.name
                 if replaced.is_dir():
                     shutil.rmtree(replaced)
                 item.replace(replaced)
-        shutil.rmtree(self.aside)
+            self.moving.rmdir()
 
     def _lock(self) -> None:
         path = self.path / LOCK

@@ -179,7 +179,11 @@ RULES = {
     "trainer.limit_train_batches": LIMIT,
     "trainer.limit_val_batches": LIMIT,
     "trainer.limit_test_batches": LIMIT,
+    "search.storage": TEXT,
 }
+
+# of the trainer; with these a run would not end where its schedule does, or not be evaluated after each epoch
+LEFT_OUT = ("max_steps", "max_time", "min_epochs", "min_steps", "check_val_every_n_epoch", "val_check_interval")
 
 # what has to be there at all
 GROUPS = {
@@ -215,6 +219,10 @@ def validate(config: DictConfig) -> None:
     for group in ("callbacks", "logger"):
         for name, value in unresolved[group].items():
             either(NULL, BUILT).check(f"{group}.{name}", value)
+    for name in LEFT_OUT:
+        if config.trainer.get(name) is not None:
+            advice = "give trainer.max_epochs and trainer.limit_train_batches"
+            raise UserError(f"trainer.{name}={config.trainer[name]}: must be left out; {advice}")
     for key, rule in RULES.items():
         parent, _, name = key.rpartition(".")
         node = OmegaConf.select(config, parent) if parent else config
@@ -229,3 +237,9 @@ def validate(config: DictConfig) -> None:
         and config.trainer.get("devices") != 1
     ):
         raise UserError("callbacks.finite.rollbacks: several processes cannot go back; give 0, or trainer.devices=1")
+    if (
+        config.trainer.get("gradient_clip_val")
+        and config.trainer.get("precision") != "32-true"
+        and config.optimizer.get("fused")
+    ):
+        raise UserError("trainer.gradient_clip_val: Lightning cannot clip for fused steps; give optimizer.fused=false")

@@ -1,5 +1,6 @@
 """Search over any keys of the config with Optuna: trials are run directories, compared on validation images alone."""
 
+import fcntl
 import json
 import re
 import shlex
@@ -7,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import optuna
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,11 +28,12 @@ from cnnbp.configs import compose
 from cnnbp.errors import UserError
 from cnnbp.files import replacing
 from cnnbp.leaderboard import table
-from cnnbp.run import Run, refuse_several_processes
+from cnnbp.run import LOCK, Run, refuse_several_processes, told
 from cnnbp.training import build, fit, summarise
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-optuna.logging.disable_default_handler()  # it prints tracebacks of mistakes that are told in one line
+warnings.filterwarnings("ignore", message="The reported value is ignored")  # of a trial that goes on
+optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # it prints tracebacks of mistakes that are told in one line
 
 MOST_RETRIES = 3  # of a trial whose process died; it may be the trial that kills it
 BEST_SHOWN = 5
@@ -62,15 +66,17 @@ def search(arguments: Sequence[str]) -> None:
     settings, entries = options.search, OmegaConf.to_container(options.search.space)
     space = {key: domain for key, domain in entries.items() if domain is not None}
     directory = Path(HydraConfig.get().run.dir)
-    given = [text for text in arguments if not re.match(r"(search[.=]|name=)", text)]
+    given = [text for text in arguments if not re.match(r"[+~]*(search[.=]|name=)", text)]
     overrides = list({text.partition("=")[0].lstrip("+"): text for text in [*settings.overrides, *given]}.values())
     check(space, overrides)
     directory.mkdir(parents=True, exist_ok=True)
     try:
         study = open_study(settings, directory.name, {"overrides": overrides, "space": space})
-        run_trials(study, settings, options.seed, lambda trial: train(trial, space, overrides, directory))
+        run_trials(study, settings, options.seed, lambda trial: train(trial, space, overrides, directory), directory)
         report(study, overrides, directory)
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError, ImportError) as error:
+        with suppress(OSError):
+            directory.rmdir()  # where nothing is in it
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"{settings.storage}: {reason}; what is stored in the study stays") from None
     except KeyboardInterrupt as stop:
@@ -86,10 +92,12 @@ def check(space: Space, overrides: list[str]) -> None:
         if isinstance(domain, dict):
             if not {"low", "high"} <= domain.keys() <= RANGE:
                 raise UserError(f"search.space.{key}: must be a list of choices, or {{low, high}} with log or step")
-            if not domain["low"] < domain["high"]:
-                raise UserError(f"search.space.{key}: low={domain['low']} must be less than high={domain['high']}")
-            if domain.get("log") and domain["low"] <= 0:
-                raise UserError(f"search.space.{key}: low={domain['low']} must be above 0 where log is true")
+            try:
+                if domain["low"] >= domain["high"]:
+                    raise ValueError(f"low={domain['low']} must be less than high={domain['high']}")
+                _distribution(domain)(**domain)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"search.space.{key}: {error}") from None
         elif not isinstance(domain, list) or not domain:
             raise UserError(f"search.space.{key}: must be a list of choices, or {{low, high}} with log or step")
     ends = {
@@ -100,6 +108,13 @@ def check(space: Space, overrides: list[str]) -> None:
         refuse_several_processes(config)
         if not config.data.val_size:
             raise UserError("data.val_size=0: a search compares on validation images; give data.val_size=5000")
+        if (config.callbacks.get("finite") or {}).get("rollbacks"):
+            raise UserError("callbacks.finite.rollbacks: a search gives up a trial that diverges; give 0")
+
+
+def _distribution(domain: dict[str, Any]) -> type[BaseDistribution]:
+    whole = isinstance(domain["low"], int) and isinstance(domain["high"], int)
+    return IntDistribution if whole else FloatDistribution
 
 
 def _as_overrides(values: dict[str, Any]) -> list[str]:
@@ -130,25 +145,35 @@ def open_study(settings: DictConfig, name: str, content: dict[str, Any]) -> optu
     return study
 
 
-def run_trials(study: optuna.Study, settings: DictConfig, seed: int, objective: Callable[[Trial], float]) -> None:
+def run_trials(
+    study: optuna.Study, settings: DictConfig, seed: int, objective: Callable[[Trial], float], directory: Path
+) -> None:
     """Add trials up to the total, and wait for those of other processes, whose trials it takes over when they die."""
     told = False
-    while True:
-        trials = study.get_trials(deepcopy=False)
-        retried = {number for trial in trials for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
-        begun = [trial for trial in trials if trial.state != TrialState.WAITING and trial.number not in retried]
-        if len(begun) < settings.n_trials:
-            # the draws of a trial follow from the seed and its number, so that a continued study draws anew
-            study.sampler = instantiate(settings.sampler, seed=seed + len(trials))
-            study.optimize(objective, n_trials=1, catch=FAILURES, callbacks=[tell])
-        elif any(trial.state == TrialState.RUNNING for trial in begun):
+    with (directory / LOCK).open("a") as lock:
+
+        def begin(trial: Trial) -> float:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            return objective(trial)
+
+        while True:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the trial is stored: no two processes count, or draw, alike
+            trials = study.get_trials(deepcopy=False)
+            retried = {number for trial in trials for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
+            begun = [trial for trial in trials if trial.state != TrialState.WAITING and trial.number not in retried]
+            if len(begun) < settings.n_trials:
+                # the draws of a trial follow from the seed and its number, so that a continued study draws anew
+                study.sampler = instantiate(settings.sampler, seed=seed + len(trials))
+                study.optimize(begin, n_trials=1, catch=FAILURES, callbacks=[tell])
+                continue
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            if not any(trial.state == TrialState.RUNNING for trial in begun):
+                return
             if not told:
                 print("waiting for the trials of other processes")
                 told = True
             time.sleep(settings.heartbeat)
             fail_stale_trials(study)
-        else:
-            return
 
 
 def tell(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -162,7 +187,7 @@ def train(trial: Trial, space: Space, overrides: list[str], directory: Path) -> 
     for key, domain in space.items():
         if isinstance(domain, list):
             trial.suggest_categorical(key, [json.dumps(item) if isinstance(item, list) else item for item in domain])
-        elif isinstance(domain["low"], int) and isinstance(domain["high"], int):
+        elif _distribution(domain) is IntDistribution:
             trial.suggest_int(key, **domain)
         else:
             trial.suggest_float(key, **domain)
@@ -172,10 +197,13 @@ def train(trial: Trial, space: Space, overrides: list[str], directory: Path) -> 
     try:
         with Run(config) as run:
             pruned = "" if run.finished else _fit(config, run, trial)
-    except (SystemExit, OSError) as error:  # a signal that stopped the run, or a full disk
+    except FAILURES as error:
+        print(f"trial {trial.number}: {told(error)}")
+        raise
+    except (SystemExit, UserError, OSError) as error:  # a signal that stopped the run, or a full disk
         requeue(trial.study, _record(trial))
         # Optuna records how a trial ended for this one, but not for SystemExit
-        raise (error if isinstance(error, OSError) else KeyboardInterrupt(error.code)) from None
+        raise (KeyboardInterrupt(error.code) if isinstance(error, SystemExit) else error) from None
     if pruned:
         raise optuna.TrialPruned(pruned)
     return run.score()

@@ -24,6 +24,11 @@ def exit_at_once(number: int, frame: FrameType | None = None) -> None:
     os._exit(128 + number)  # an exception would end in a crash where C++ has called Python, as in torch's import
 
 
+def interrupt(number: int, frame: FrameType | None = None) -> None:
+    """Raise KeyboardInterrupt, on which a launcher ends the processes of its jobs."""
+    raise KeyboardInterrupt(128 + number)
+
+
 @contextmanager
 def exiting() -> Iterator[None]:
     """Let signals to stop end the process without a traceback."""

@@ -12,9 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from cnnbp import leaderboard
 from cnnbp.errors import UserError, explain
+from cnnbp.files import replacing
 from cnnbp.overview import overview
 from cnnbp.run import refuse_several_processes
 from cnnbp.schema import validate
+from cnnbp.signals import interrupt, on_stop
 
 
 class ResumingSweeper(BasicSweeper):
@@ -34,7 +36,8 @@ class ResumingSweeper(BasicSweeper):
         if len(missing) < len(jobs):
             print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are finished")
         directory.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, directory / "multirun.yaml")
+        with replacing(directory / "multirun.yaml") as file:
+            OmegaConf.save(self.config, file)
         failures = self._launch(missing, directory) if missing else {}
         leaderboard.end_sweep(directory, failures)
         if failures:
@@ -79,9 +82,14 @@ class ResumingSweeper(BasicSweeper):
     def _launch(self, jobs: list[list[str]], directory: Path) -> dict[Path, str]:
         """Run the jobs; return why the failed ones failed."""
         parallel = self.config.hydra.runtime.choices["hydra/launcher"] != "basic"
+        if parallel:
+            on_stop(interrupt)
         try:
             with overview(directory, len(jobs)) if parallel else nullcontext():
                 returns = self.launcher.launch(jobs, initial_job_idx=0)
+        except KeyboardInterrupt as stop:
+            print(f"stopped; the same command with name={directory.name} continues", file=sys.stderr)
+            sys.exit(stop.args[0])
         except Exception as error:
             choice = self.config.hydra.runtime.choices.launcher
             raise UserError(

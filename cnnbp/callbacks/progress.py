@@ -20,7 +20,9 @@ class Progress(Callback):
 
     def on_train_epoch_start(self, trainer, module):
         self.start = self.shown = time.monotonic()
-        hidden = not (trainer.is_global_zero and sys.stderr.isatty())
+        # where a launcher sends the log to a file alone, it shows itself how far its jobs are
+        told = any(type(handler) is logging.StreamHandler for handler in logging.getLogger().handlers)
+        hidden = not (told and trainer.is_global_zero and sys.stderr.isatty())
         self.bar = tqdm(total=trainer.num_training_batches, leave=False, disable=hidden, mininterval=0)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
