@@ -169,10 +169,11 @@ def leaderboard(arguments: argparse.Namespace) -> None:
     from cnnbp import leaderboard as board
 
     directories = [directory for directory in arguments.directories if any(board.runs(directory))]
-    for empty in set(arguments.directories) - set(directories):
-        print(f"{empty}: no runs here", file=sys.stderr)
+    empty = [str(directory) for directory in arguments.directories if directory not in directories]
     if not directories:
-        raise UserError("give a directory with runs, such as outputs/NAME")
+        raise UserError(f"{', '.join(empty)}: no runs here; give a directory such as outputs/NAME")
+    for directory in empty:
+        print(f"{directory}: no runs here", file=sys.stderr)
     rows = board.ranked(*directories, metric=arguments.metric)
     failed = [row for row in rows if "error" in row]
     finished = board.keep([row for row in rows if "error" not in row], arguments.filter)

@@ -47,9 +47,8 @@ def in_one_line() -> Iterator[None]:
 
 
 def _tell_of_a_thread(args: threading.ExceptHookArgs) -> None:
-    if not issubclass(
-        args.exc_type, OSError
-    ):  # TensorBoard's writer on a full disk, of which the main thread tells too
+    # of a full disk, on which TensorBoard's thread fails, the main thread tells too
+    if not issubclass(args.exc_type, OSError):
         sys.__excepthook__(args.exc_type, args.exc_value, args.exc_traceback)
 
 

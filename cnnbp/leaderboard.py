@@ -213,11 +213,11 @@ def _value(text: str) -> Any:
 
 def _choices(run: Path) -> dict[str, str]:
     """What was chosen from each group; only this part of a long file is parsed."""
+    overrides = {_key(text): text.partition("=")[2] for text in given(run)}
     record = run / ".hydra" / "hydra.yaml"
-    block = re.search(
-        r"(?m)^    choices:\n((?:      .*\n)+)", record.read_text(errors="replace") if record.exists() else ""
-    )
-    return yaml.safe_load(block[1]) if block else {}
+    text = record.read_text(errors="replace") if record.exists() else ""
+    block = re.search(r"(?m)^    choices:\n((?:      .*\n)+)", text)
+    return overrides | (yaml.safe_load(block[1]) if block else {})
 
 
 def _compare(found: Any, sign: str, value: Any) -> bool:
@@ -303,12 +303,10 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     """Rank and overrides, without those that all rows have."""
     parts = [re.split(r"[ ,](?=[^ ,\]}]+=)", row["overrides"]) for row in rows]
     shared = set.intersection(*map(set, parts)) if len(parts) > 1 else set()
-    own = [
-        " ".join(part for part in own if part not in shared) or row["overrides"]
-        for own, row in zip(parts, rows, strict=True)
-    ]
+    own = [" ".join(part for part in given if part not in shared) for given in parts]
+    texts = [text or row["overrides"] for text, row in zip(own, rows, strict=True)]
     ranks = [row.get("rank", len(rows) - index) for index, row in enumerate(rows)]
-    return [f"{rank}. {text}"[:60].replace("$", r"\$") for rank, text in zip(ranks, own, strict=True)]
+    return [f"{rank}. {text}"[:60].replace("$", r"\$") for rank, text in zip(ranks, texts, strict=True)]
 
 
 def end_sweep(directory: Path, failures: dict[Path, str]) -> None:

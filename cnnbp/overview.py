@@ -76,7 +76,7 @@ def state(directory: Path) -> State:
 def _newer(path: Path, since: float) -> bool:
     try:
         return path.stat().st_mtime >= since
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -77,6 +77,8 @@ def test_a_checkpoint_of_another_optimizer_or_length_is_not_continued(train):
         train(*more, "scheduler=one_cycle", "optimizer=adamw", "optimizer.lr=0.01")
     with pytest.raises(SystemExit, match="schedule is for 2 steps in all, not 4; give as many epochs"):
         train(*more, "scheduler=one_cycle", "trainer.max_epochs=2")
+    with pytest.raises(SystemExit, match="trained with another schedule; give the scheduler= that it had"):
+        train(*more, "scheduler=none")
     with pytest.raises(SystemExit, match="checkpoint weights.ckpt: holds weights only, nothing to continue from"):
         train(*options, "name=more", "ckpt_path=weights.ckpt")
     assert not Path("outputs/more").exists()

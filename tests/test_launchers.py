@@ -98,7 +98,7 @@ def sweep(tmp_path):
 
 def test_the_overview_tells_the_jobs_apart(sweep):
     assert overview.state(sweep) == ([sweep / "done"], [sweep / "failed"], [sweep / "running"])
-    assert overview.progress(sweep / "running") == "running: after epoch 2, accuracy 90.00%"
+    assert overview.progress(sweep / "running") == "after epoch 2, accuracy 90.00%: running"
 
 
 def test_the_overview_is_plain_lines_without_a_terminal(sweep, monkeypatch, capsys):
@@ -107,7 +107,7 @@ def test_the_overview_is_plain_lines_without_a_terminal(sweep, monkeypatch, caps
         time.sleep(0.2)
     line, job = capsys.readouterr().err.splitlines()
     assert re.match(r"1 running, 2 waiting, 1 failed:  40%\|.*\| 2/5 \[00:00<00:00, .*job/s\]", line)
-    assert job == "  running: after epoch 2, accuracy 90.00%"
+    assert job == "  after epoch 2, accuracy 90.00%: running"
 
 
 @pytest.mark.parametrize("size", [60, pytest.param(10, marks=pytest.mark.slow)])

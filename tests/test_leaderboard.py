@@ -105,7 +105,6 @@ def test_groups_reach_over_directories_and_count_a_seed_once(sweep, tmp_path):
         (["launcher=joblib", "loss<=0.1"], {"lr=2,seed=1"}),
         (["optimizer.lr=abc"], set()),
         (["optimizer.lr>abc"], set()),
-        (["foo=1"], set()),
     ],
 )
 def test_filters_read_results_configs_and_overrides(sweep, conditions, names):
@@ -132,6 +131,15 @@ def test_every_format_holds_every_row(sweep):
     assert "± 6.572%" in table(over_seeds(rows), SEED_COLUMNS)
 
 
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [("foo=1", "no run has foo"), ("foo", "is not KEY=VALUE"), ("seed=[1", "is no value")],
+)
+def test_a_filter_that_can_find_nothing_is_refused(sweep, condition, words):
+    with pytest.raises(UserError, match=words):
+        keep(ranked(sweep), [condition])
+
+
 def test_the_command_lists_runs_without_a_result_apart(sweep, cnnbp, capsys):
     cnnbp("leaderboard", str(sweep), "--filter", "optimizer.lr=1", "--format", "markdown")
     finished, groups, failed = capsys.readouterr().out.split("\n\n")
@@ -144,8 +152,10 @@ def test_the_command_lists_runs_without_a_result_apart(sweep, cnnbp, capsys):
     out, err = capsys.readouterr()
     assert [row["seeds"] for row in csv.DictReader(io.StringIO(out))] == ["1", "3"]
     assert "unfinished" in err
+    cnnbp("leaderboard", str(sweep), "nowhere")
+    assert capsys.readouterr().err == "nowhere: no runs here\n"
     with pytest.raises(SystemExit, match="error: nowhere: no runs here"):
-        cnnbp("leaderboard", str(sweep), "nowhere")
+        cnnbp("leaderboard", "nowhere")
 
 
 def test_pictures_are_drawn_of_runs_of_groups_and_of_nothing(sweep, tmp_path):

@@ -287,7 +287,7 @@ def small_files():
 
 
 def test_a_full_disk_is_one_line_and_the_last_good_checkpoint_stays(tmp_path, seconds):
-    process = start(tmp_path, *SMALL, "logger=csv", prepare=small_files)
+    process = start(tmp_path, *SMALL, prepare=small_files)
     process.join()
     log = (tmp_path / "log").read_text()
     assert process.exitcode == 1
@@ -378,12 +378,17 @@ def test_a_malicious_data_file_is_refused(tmp_path):
     assert not (tmp_path / "was-run").exists()
 
 
-def test_a_config_that_would_call_something_else_is_refused(tmp_path, trained, cnnbp):
+@pytest.mark.parametrize("ours", ["cnnbp.network.Network", "torch.optim.SGD"])  # the optimizer is interpolated
+@pytest.mark.parametrize(
+    "theirs", ["os.getcwd", "cnnbp.run.shutil.rmtree", "cnnbp.files.remove_parts", "cnnbp.data.np.load"]
+)
+def test_a_config_that_would_call_something_else_is_refused(tmp_path, trained, cnnbp, ours, theirs):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     record = run / ".hydra/config.yaml"
-    record.write_text(record.read_text().replace("cnnbp.network.Network", "os.getcwd"))
-    with pytest.raises(SystemExit, match="would run os.getcwd, which is not allowed here"):
+    assert ours in record.read_text()
+    record.write_text(record.read_text().replace(ours, theirs))
+    with pytest.raises(SystemExit, match=f"would run {theirs}, which is not allowed here"):
         cnnbp("evaluate", str(run))
 
 

@@ -110,7 +110,7 @@ MISTAKES = {
     "search.space.dropout=[]": "error: search.space.dropout: must be a list of choices, or {low, high}",
     "+search.space.seed={low: 3, high: 3}": "error: search.space.seed: low=3 must be less than high=3",
     "+search.space.seed={low: 3, up: 3}": "error: search.space.seed: must be a list of choices, or {low, high}",
-    "+search.space.seed={low: 0, high: 3, log: true}": "error: search.space.seed: low=0 must be above 0",
+    "+search.space.seed={low: 0, high: 3, log: true}": "error: search.space.seed: `low >= 1` must hold for `log=True`",
     "+search.space.seed={low: -3, high: 3}": "error: seed=-3: must be a whole number from 0",
     "search=foo": "error: search=foo: no such choice; choose default, hyperband",
     "search.n_trials=0": "error: search.n_trials=0: must be a whole number, 1 or more",

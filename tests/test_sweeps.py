@@ -92,6 +92,23 @@ def test_overwriting_trains_anew_and_a_mistake_overwrites_nothing(train):
     train(*SMALL, "name=run", "seed=2")
 
 
+@pytest.mark.parametrize("moved", [("result.json",), (".hydra", "result.json", "metrics.csv"), ("checkpoints",)])
+@pytest.mark.parametrize("place", [".moving", ".replaced"])
+def test_a_kill_while_a_run_is_put_aside_loses_nothing(train, moved, place):
+    train(*SMALL, "name=run")
+    run = Path("outputs/run")
+    kept = {path.relative_to(run) for path in run.rglob("*")}
+    weights = (run / "checkpoints/last.ckpt").read_bytes()
+    aside = [item.name for item in run.iterdir() if item.name != ".lock"] if place == ".replaced" else moved
+    (run / place).mkdir()
+    for name in aside:
+        (run / name).rename(run / place / name)
+    with pytest.raises(SystemExit, match="was made with another config"):
+        train(*SMALL, "name=run", "seed=2")
+    assert {path.relative_to(run) for path in run.rglob("*")} == kept
+    assert (run / "checkpoints/last.ckpt").read_bytes() == weights
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
