@@ -73,8 +73,7 @@ class Classifier(LightningModule):
         self._log("train")
         schedule = self.lr_schedulers()
         if isinstance(schedule, ReduceLROnPlateau):
-            loss = "loss/val" if self.trainer.datamodule.val_size else "loss/train"
-            schedule.step(self.trainer.callback_metrics[loss])
+            schedule.step(self.trainer.callback_metrics[self.trainer.lr_scheduler_configs[0].monitor])
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: float | None) -> None:
         if metric is None:  # Lightning would step a plateau schedule after the checkpoint is saved, so we do it before

@@ -17,6 +17,7 @@ from cnnbp.data import DataModule
 from cnnbp.errors import UserError
 from cnnbp.files import replacing
 from cnnbp.leaderboard import recipe
+from cnnbp.records import read_result
 from cnnbp.training import restore
 
 LARGEST_DIFFERENCE = 1e-4  # of a logit
@@ -261,7 +262,7 @@ def accuracy(directory: Path, checkpoint: str) -> list[str]:
     """Say how well the run did, and all finished runs beside it whose config differs by seed and name only."""
     own = directory / "result.json"
     if own.exists():
-        result = json.loads(own.read_text())
+        result = read_result(own)
         held_out = f", {result['val_accuracy']:.2%} of the validation images" if "val_accuracy" in result else ""
         lines = [f"{result['accuracy']:.2%} of the test images{held_out} (seed {result['seed']})."]
         if checkpoint == "best":
@@ -270,7 +271,7 @@ def accuracy(directory: Path, checkpoint: str) -> list[str]:
         lines = ["Not known, because the run is unfinished."]
     beside = [record.parents[1] for record in sorted(directory.resolve().parent.glob("*/.hydra/config.yaml"))]
     runs = [run for run in beside if recipe(run) == recipe(directory)]
-    results = [json.loads(path.read_text()) for run in [*runs, directory] if (path := run / "result.json").exists()]
+    results = [read_result(path) for run in [*runs, directory] if (path := run / "result.json").exists()]
     by_seed = {result["seed"]: result["accuracy"] for result in results}  # this run's own counts for its seed
     if len(by_seed) > 1:
         spread = f"{statistics.mean(by_seed.values()):.2%} +- {statistics.stdev(by_seed.values()):.2%}"

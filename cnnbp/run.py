@@ -105,6 +105,11 @@ class Run:
     def has_checkpoint(self) -> bool:
         return any((self.path / "checkpoints" / name).exists() for name in (LAST, PREVIOUS))
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is anything to lose."""
+        return self.has_checkpoint or (self.path / "result.json").exists()
+
     def start(self) -> None:
         """Leave what the run is made with: `.hydra/config.yaml`, `overrides.yaml` and `hydra.yaml`."""
         (self.path / "error.txt").unlink(missing_ok=True)
@@ -132,7 +137,7 @@ class Run:
 
     def _refuse_another_config(self) -> None:
         record = self.path / ".hydra" / "config.yaml"
-        if not record.exists() or not (self.has_checkpoint or (self.path / "result.json").exists()):
+        if not record.exists() or not self.is_trained:
             return
         try:
             old, new = _flat(read_config(record)), _flat(self.config)
@@ -164,7 +169,7 @@ class Run:
     def _settle(self) -> None:
         """Drop what was put aside, or where the new training came to no checkpoint put it back."""
         if self.aside.exists():
-            if self.has_checkpoint or (self.path / "result.json").exists():
+            if self.is_trained:
                 shutil.rmtree(self.aside)
             else:
                 self.aside.rename(self.moving)
@@ -200,8 +205,7 @@ class Follower(Run):
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, kind, error, trace) -> bool:
-        return False
+    def __exit__(self, kind, error, trace) -> None: ...
 
     def start(self) -> None: ...
 

@@ -149,7 +149,7 @@ def run_trials(
     study: optuna.Study, settings: DictConfig, seed: int, objective: Callable[[Trial], float], directory: Path
 ) -> None:
     """Add trials up to the total, and wait for those of other processes, whose trials it takes over when they die."""
-    told = False
+    waiting = False
     with (directory / LOCK).open("a") as lock:
 
         def begin(trial: Trial) -> float:
@@ -169,9 +169,9 @@ def run_trials(
             fcntl.flock(lock, fcntl.LOCK_UN)
             if not any(trial.state == TrialState.RUNNING for trial in begun):
                 return
-            if not told:
+            if not waiting:
                 print("waiting for the trials of other processes")
-                told = True
+                waiting = True
             time.sleep(settings.heartbeat)
             fail_stale_trials(study)
 

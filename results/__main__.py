@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from tqdm import tqdm
 
+from cnnbp.configs import compose
 from cnnbp.errors import UserError, in_one_line
+from cnnbp.records import read_metrics
 from results import RECIPES, ROOT, SWEEPS, Sweep
-from results.report import epochs, report
+from results.report import report
 
 QUICK = ("trainer=smoke", "trainer.max_epochs=2", "data.batch_size=16", "data.eval_batch_size=100")
 
@@ -51,7 +52,7 @@ def train(name: str, sweep: Sweep) -> None:
     arguments = ["train.py", "-m", f"name={name}", *sweep.overrides, f"seed={','.join(map(str, sweep.seeds))}"]
     print("python", shlex.join(arguments), flush=True)
     total = jobs(sweep) * max_epochs(sweep)
-    done = sum(len(epochs(run)) for run in Path("outputs", name).glob("*/"))
+    done = sum(len(read_metrics(run / "metrics.csv")) for run in Path("outputs", name).glob("*/"))
     command = [sys.executable, str(ROOT / arguments[0]), *arguments[1:]]
     with (
         tqdm(total=total, initial=min(done, total), desc=name, unit="epoch") as bar,
@@ -73,8 +74,7 @@ def jobs(sweep: Sweep) -> int:
 
 def max_epochs(sweep: Sweep) -> int:
     """How many epochs each run of a sweep has."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", [override for override in sweep.overrides if "," not in override]).trainer.max_epochs
+    return compose([override for override in sweep.overrides if "," not in override]).trainer.max_epochs
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Tables and pictures of finished runs."""
 
-import csv
-import json
 import math
 import re
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 from cnnbp.files import replacing
 from cnnbp.leaderboard import over_seeds, ranked
 from cnnbp.plot import figure
+from cnnbp.records import read_metrics
 from results import RECIPES, ROOT, VARIANTS
 
 Group = dict[str, Any]  # of runs that differ by their seed only
@@ -44,18 +43,8 @@ def group(directory: Path, part: str = "") -> Group | None:
     if not rows:
         return None
     runs = [directory / row["overrides"] for row in rows]
-    results = [json.loads((run / "result.json").read_text()) for run in runs]
-    common = {key: results[0][key] for key in ("parameters", "epochs")}
+    common = {key: rows[0][key] for key in ("parameters", "epochs")}
     return over_seeds(rows)[0] | common | {"runs": runs, "seconds": mean(row["seconds"] for row in rows)}
-
-
-def epochs(run: Path) -> list[dict[str, str]]:
-    """What a run logged, a row an epoch."""
-    path = run / "metrics.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def accuracy_table(recipes: dict[str, Group]) -> str:
@@ -109,7 +98,7 @@ def draw_accuracy(recipes: dict[str, Group], path: Path) -> None:
     with figure(path, width=9, height=5) as axes:
         for name, found in recipes.items():
             seconds, accuracies = [], []
-            for rows in zip(*map(epochs, found["runs"]), strict=True):
+            for rows in zip(*(read_metrics(run / "metrics.csv") for run in found["runs"]), strict=True):
                 seconds.append(mean(float(row["speed/epoch_seconds"]) for row in rows) + (seconds or [0])[-1])
                 accuracies.append([100 * float(row["accuracy/test"]) for row in rows])
             (line,) = axes.plot(seconds, [mean(values) for values in accuracies], marker=".", label=name)
