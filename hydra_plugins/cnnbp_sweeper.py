@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +20,13 @@ from cnnbp.schema import validate
 from cnnbp.signals import interrupt, on_stop
 
 
+class ReadOnce(CachingConfigRepository):
+    """The config files as the sweep found them, one for all its jobs; Hydra would read them for each anew."""
+
+    def __deepcopy__(self, memo: dict) -> "ReadOnce":
+        return self
+
+
 class ResumingSweeper(BasicSweeper):
     """Runs the jobs that have no result yet; a job that fails stops no other, and the exit status is then 1.
 
@@ -27,7 +35,9 @@ class ResumingSweeper(BasicSweeper):
     """
 
     def sweep(self, arguments: list[str]) -> None:
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        loader = self.hydra_context.config_loader
+        loader.repository = ReadOnce(loader.repository)
+        parser = OverridesParser.create(config_loader=loader)
         ((*jobs,),) = self.split_arguments(parser.parse_overrides(arguments), None)
         directory = Path(self.config.hydra.sweep.dir)
         self._check(jobs, directory)

@@ -7,6 +7,9 @@ import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from torch.utils.tensorboard._pytorch_graph import graph
+
+GRAPHS = {}  # traced once for all the jobs of a sweep that train the same network
 
 
 class Board(Callback):
@@ -49,11 +52,11 @@ class Board(Callback):
 
 
 def _add_graph(logger: TensorBoardLogger, network: torch.nn.Module, image: torch.Tensor) -> None:
-    network.eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own writer still traces
-        logger.experiment.add_graph(network, image)
-    network.train()
+    if (text := str(network)) not in GRAPHS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own writer still traces
+            GRAPHS[text] = graph(network, image)  # in evaluation mode
+    logger.experiment.file_writer.add_graph(GRAPHS[text])
 
 
 def _boards(trainer) -> list[TensorBoardLogger]:
