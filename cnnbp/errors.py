@@ -65,7 +65,7 @@ def explain(error: Exception) -> str:
         return f"{error.override}: is not KEY=VALUE as Hydra reads it (put quotes round special characters)"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full; free some space, then the same command with the same name= continues"
-    if "Cannot merge" in str(error):
+    if "Cannot merge" in f"{error} {error.__cause__}":
         key = re.search(r"Error merging override \+*([^=\s]+)", str(error))
         return f"{key[1] if key else 'override'}: does not fit what is there, a list or a group of keys"
     if isinstance(error, InstantiationException) and error.__cause__:

@@ -263,8 +263,9 @@ def accuracy(directory: Path, checkpoint: str) -> list[str]:
     own = directory / "result.json"
     if own.exists():
         result = read_result(own)
-        held_out = f", {result['val_accuracy']:.2%} of the validation images" if "val_accuracy" in result else ""
-        lines = [f"{result['accuracy']:.2%} of the test images{held_out} (seed {result['seed']})."]
+        splits = {"accuracy": "test", "val_accuracy": "validation"}  # a search never looks at the test set
+        shares = [f"{result[key]:.2%} of the {split} images" for key, split in splits.items() if key in result]
+        lines = [f"{', '.join(shares)} (seed {result['seed']})."]
         if checkpoint == "best":
             lines.append("Measured with the weights after the last epoch; this file holds those of the best epoch.")
     else:
@@ -272,7 +273,8 @@ def accuracy(directory: Path, checkpoint: str) -> list[str]:
     beside = [record.parents[1] for record in sorted(directory.resolve().parent.glob("*/.hydra/config.yaml"))]
     runs = [run for run in beside if recipe(run) == recipe(directory)]
     results = [read_result(path) for run in [*runs, directory] if (path := run / "result.json").exists()]
-    by_seed = {result["seed"]: result["accuracy"] for result in results}  # this run's own counts for its seed
+    # this run's own counts for its seed
+    by_seed = {result["seed"]: result["accuracy"] for result in results if "accuracy" in result}
     if len(by_seed) > 1:
         spread = f"{statistics.mean(by_seed.values()):.2%} +- {statistics.stdev(by_seed.values()):.2%}"
         seeds = ", ".join(map(str, sorted(by_seed)))

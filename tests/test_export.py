@@ -248,6 +248,13 @@ def test_runs_that_differ_by_seed_are_taken_together(run, tmp_path):
     assert own.startswith("99.12% of the test images")
     assert together == spread
     assert accuracy(tmp_path / "another", "last")[1:] == []
+    trial = json.loads((tmp_path / "again" / "result.json").read_text())
+    del trial["accuracy"]  # as a search leaves it, which never looks at the test set
+    (tmp_path / "again" / "result.json").write_text(json.dumps(trial))
+    assert accuracy(tmp_path / "again", "last") == [
+        f"{trial['val_accuracy']:.2%} of the validation images (seed 1).",
+        spread,
+    ]
     assert accuracy(tmp_path / "unfinished", "last")[0] == "Not known, because the run is unfinished."
 
 

@@ -64,6 +64,17 @@ def test_a_hopeless_trial_is_pruned_and_listed_apart(cnnbp, capsys):
     assert capsys.readouterr().out.count("pruned after epoch 1 of 3") == 2
 
 
+def test_a_diverged_trial_is_shown_beside_the_others(cnnbp):
+    cnnbp("search", *SMALL, "name=study", "search.n_trials=1",
+          "+search.space={optimizer: [sgd], optimizer.lr: {low: 1e20, high: 1e30}}")  # fmt: skip
+    assert [trial.state.name for trial in study().trials] == ["FAIL"]
+    assert "Diverged" in Path("outputs/study/trial-0000/error.txt").read_text()
+    board = EventAccumulator("outputs/study/trial-0000")
+    board.Reload()
+    assert "_hparams_/session_start_info" in board.summary_metadata
+    assert board.Scalars("hp/val_accuracy")
+
+
 def test_a_stopped_trial_goes_on_from_its_checkpoint_and_ends_alike(cnnbp, monkeypatch, capsys):
     cnnbp("search", *LONGER, "name=whole", "search.n_trials=2")
 
@@ -113,6 +124,7 @@ MISTAKES = {
     "+search.space.seed={low: 0, high: 3, log: true}": "error: search.space.seed: `low >= 1` must hold for `log=True`",
     "+search.space.seed={low: -3, high: 3}": "error: seed=-3: must be a whole number from 0",
     "search=foo": "error: search=foo: no such choice; choose default, hyperband",
+    "+search.space={optimizer.lr: [0.1]}": "error: search.space: does not fit what is there, a list or a group",
     "search.n_trials=0": "error: search.n_trials=0: must be a whole number, 1 or more",
     "data.val_size=0": "error: data.val_size=0: a search compares on validation images; give data.val_size=5000",
     "trainer.devices=2": "error: trainer.devices: several processes run alone",

@@ -1,5 +1,7 @@
 """How a trial of a search is doing, told to Optuna."""
 
+from math import nan
+
 from optuna import Trial
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -23,7 +25,12 @@ class Pruning(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer, module):
-        results = {f"hp/val_{name}": trainer.callback_metrics[f"{name}/val"].item() for name in ("accuracy", "loss")}
+        names = {"hp/val_accuracy": "accuracy/val", "hp/val_loss": "loss/val"}
+        results = {name: float(trainer.callback_metrics.get(key, nan)) for name, key in names.items()}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(self.trial.params, results)
+
+    def on_exception(self, trainer, module, exception):
+        if isinstance(exception, Exception):  # else it is a signal, and the trial will go on
+            self.on_train_end(trainer, module)
