@@ -31,6 +31,10 @@ def in_one_line() -> Iterator[None]:
     try:
         with exiting():
             yield
+            sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the end of Python would tell of it
+        sys.exit(1)
     except (UserError, CompactHydraException, OmegaConfBaseException, OSError) as error:
         if WANTS_TRACEBACKS:
             raise

@@ -103,13 +103,14 @@ def _sweep(directory: Path, output: Path) -> dict[str, Any]:
         row["link"] = quote(os.path.relpath(own, output.parent)) if own.exists() else None
         row["overrides"] = name
     finished = [row for row in rows if "error" not in row]
-    accuracies = [row["accuracy"] for row in finished]
     figures = [("runs finished", f"{len(finished)} of {len(rows)}")]
-    if finished:
-        figures.append(("best test accuracy", f"{max(accuracies):.2%}"))
-    if len(finished) > 1:
-        mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
-        figures.append(("test accuracy, mean ± std", f"{mean:.2%} ± {100 * deviation:.2f}"))
+    for key in ("val_accuracy", "accuracy"):  # a search never looks at the test set
+        accuracies, name = [row[key] for row in finished if key in row], FIGURES[key][0]
+        if accuracies:
+            figures.append((f"best {name}", f"{max(accuracies):.2%}"))
+        if len(accuracies) > 1:
+            mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
+            figures.append((f"{name}, mean ± std", f"{mean:.2%} ± {100 * deviation:.2f}"))
     columns = {row["overrides"]: _metrics(path) for path, row in zip(paths, rows, strict=True) if "error" not in row}
     curves = {  # of the validation set, or of the test set where that is what each epoch ends with
         kind: {name: own.get(f"{kind}/val") or own.get(f"{kind}/test", []) for name, own in columns.items()}

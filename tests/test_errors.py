@@ -1,5 +1,6 @@
 """Mistakes of the user: one line, exit status 1, no directory left behind."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -136,3 +137,11 @@ def test_a_group_without_a_choice(train, tmp_path):
     with pytest.raises(SystemExit, match="^error: Config group override must be .*; give a choice, as in "):
         train("trainer=smoke", "name=run", "logger=null")
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "cnnbp", "summary"], stdout=write, stderr=subprocess.PIPE, cwd=ROOT)
+    os.close(write)
+    assert done.stderr == b""

@@ -216,6 +216,16 @@ def test_a_sweep_ranks_its_runs_and_lists_the_failed_apart(sweep, tmp_path):
     assert "-m" in page.texts("code")[0].split()
 
 
+def test_a_study_is_shown_by_its_validation_accuracy(copy):
+    trial = json.loads((copy / "result.json").read_text())
+    del trial["accuracy"], trial["loss"]  # a search never looks at the test set
+    (copy / "result.json").write_text(json.dumps(trial))
+    page = Page(report(copy.parent, copy / "study.html"))
+    assert page.texts("dt") == ["runs finished", "best validation accuracy"]
+    assert page.texts("dd") == ["1 of 1", f"{trial['val_accuracy']:.2%}"]
+    assert page.texts("th", scope="col") == ["rank", "run", "validation accuracy", "seconds"]
+
+
 def test_mistakes_of_the_user_are_one_line(tmp_path, copy, monkeypatch):
     with pytest.raises(UserError, match="no run here"):
         report(tmp_path / "nowhere")
