@@ -37,11 +37,11 @@ def ranked(*directories: Path, metric: str | None = None) -> list[Row]:
     Without a metric a run counts by its validation accuracy, or where there is none by its test accuracy. Failed
     and unfinished runs come last, with the reason under "error".
     """
+    found = {run.resolve(): (run, directory) for directory in directories for run in runs(directory)}
     rows = []
-    for directory in directories:
-        for run in runs(directory):
-            label = run.relative_to(directory) if len(directories) == 1 else run
-            rows.append({"overrides": str(label), "run": run, **outcome(run)})
+    for run, directory in found.values():
+        label = run.relative_to(directory) if len(directories) == 1 else run
+        rows.append({"overrides": str(label), "run": run, **outcome(run)})
     return _in_order(rows, metric)
 
 

@@ -49,6 +49,10 @@ def test_the_best_is_first_and_nothing_is_dropped(sweep):
     }
 
 
+def test_a_run_that_is_named_twice_is_listed_once(sweep):
+    assert len(ranked(sweep, sweep / "killed" / "..", sweep / "failed")) == len(ranked(sweep))
+
+
 def test_a_validation_accuracy_decides_over_the_test_accuracy(sweep):
     (sweep / "lr=1,seed=1" / "result.json").write_text(
         json.dumps(RESULTS["lr=1,seed=1"] | {"val_accuracy": 0.99, "val_loss": 0.1})
