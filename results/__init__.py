@@ -13,7 +13,13 @@ class Sweep(NamedTuple):
     seeds: tuple[int, ...] = tuple(range(101, 111))  # no choice was made with these
 
 
-RECIPES = {name: Sweep((f"experiment={name}",)) for name in ("baseline", "fast", "best")}
+RECIPES = {
+    "baseline": Sweep(("experiment=baseline",)),
+    "fast-2": Sweep(("experiment=fast", "trainer.max_epochs=2")),
+    "fast": Sweep(("experiment=fast",)),
+    "fast-5": Sweep(("experiment=fast", "trainer.max_epochs=5")),
+    "best": Sweep(("experiment=best",)),
+}
 VARIANTS = sorted(file.stem for file in (ROOT / "conf" / "ablation").glob("*.yaml"))
 SHORTENED = ("experiment=best", "trainer.max_epochs=4", "data.val_size=10000")
 ABLATION = Sweep((*SHORTENED, f"ablation={','.join(VARIANTS)}"), seeds=(1, 2, 3, 4, 5))

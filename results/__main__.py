@@ -36,7 +36,7 @@ def parse() -> argparse.Namespace:
         "Started again, it goes on where it was.",
     )
     parser.add_argument(
-        "--only", nargs="+", choices=SWEEPS, metavar="SWEEP", help=f"of {', '.join(SWEEPS)}; default: the first three"
+        "--only", nargs="+", choices=SWEEPS, metavar="SWEEP", help=f"of {', '.join(SWEEPS)}; default: all but the last"
     )
     parser.add_argument("--seeds", type=int, choices=range(1, 11), metavar="N", help="1 to 10; default: all")
     parser.add_argument("--quick", action="store_true", help="two steps an epoch, to see it work; writes to outputs/")
