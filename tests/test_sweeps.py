@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100", "~callbacks.dashboard", "logger=csv")
@@ -123,6 +124,18 @@ def test_what_no_job_can_run_with_leaves_nothing_behind(train, overrides, messag
     with pytest.raises(SystemExit, match=f"error: {message}"):
         train("-m", *overrides)
     assert not Path("outputs").exists()
+
+
+def test_each_job_shows_the_graph_of_its_own_network(train):
+    train("-m", *SMALL[:-1], "name=sweep", "seed=1,2", "model.network.activation=relu,tanh")
+    ops = []
+    for path in sorted(Path("outputs/sweep").glob("*activation=*")):
+        events = EventAccumulator(str(path))
+        events.Reload()
+        ops.append({node.op for node in events.Graph().node})
+    relu, tanh = ops[0], ops[2]
+    assert ops == [relu, relu, tanh, tanh]
+    assert ("aten::relu" in relu, "aten::tanh" in tanh, "aten::tanh" in relu) == (True, True, False)
 
 
 def test_a_run_and_a_sweep_do_not_share_a_directory(train):
