@@ -21,6 +21,8 @@ RECIPES = {
     "best": Sweep(("experiment=best",)),
 }
 VARIANTS = sorted(file.stem for file in (ROOT / "conf" / "ablation").glob("*.yaml"))
-SHORTENED = ("experiment=best", "trainer.max_epochs=4", "data.val_size=10000")
-ABLATION = Sweep((*SHORTENED, f"ablation={','.join(VARIANTS)}"), seeds=(1, 2, 3, 4, 5))
+ABLATION = Sweep(
+    ("experiment=fast", "data.val_size=10000", f"ablation={','.join(VARIANTS)}"),
+    seeds=(1, 2, 3, 4, 5),
+)
 SWEEPS = RECIPES | {"ablation": ABLATION}
