@@ -18,6 +18,7 @@ from cnnbp.files import replacing
 
 SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = "-O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC"
+DTYPES = {torch.float32: "", torch.bfloat16: "-DBFLOAT16"}
 MAX_CHANNELS, CHUNKS = 512, 64  # as in the source
 BIT_VALUES = 2**32
 
@@ -36,17 +37,17 @@ class Shape(ctypes.Structure):
 
 
 @cache
-def kernel() -> ctypes.CDLL | None:
+def kernel(dtype: torch.dtype = torch.float32) -> ctypes.CDLL | None:
     """Load the kernel, built for this processor and kept in the user's cache; None without a C compiler and OpenMP."""
-    compiler = os.environ.get("CC", "cc")
-    parts = (SOURCE.read_text(), FLAGS, compiler, repr(torch.cpu.get_capabilities()))
+    compiler, flags = os.environ.get("CC", "cc"), f"{FLAGS} {DTYPES[dtype]}"
+    parts = (SOURCE.read_text(), flags, compiler, repr(torch.cpu.get_capabilities()))
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     try:
         library = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnbp" / f"fused-{name}.so"
         if not library.exists():
             with tempfile.TemporaryDirectory() as directory:
                 built = Path(directory) / library.name
-                command = [*shlex.split(compiler), *FLAGS.split(), str(SOURCE), "-o", str(built), "-lm"]
+                command = [*shlex.split(compiler), *flags.split(), str(SOURCE), "-o", str(built), "-lm"]
                 subprocess.run(command, check=True, capture_output=True)
                 library.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(library, "wb") as file:
@@ -58,14 +59,14 @@ def kernel() -> ctypes.CDLL | None:
 
 
 def fits(x: Tensor) -> bool:
-    """Whether the kernel can take x (N, C, H, W): float32 on the CPU, channels-last."""
+    """Whether the kernel can take x (N, C, H, W): float32 or bfloat16 on the CPU, channels-last."""
     return (
         x.device.type == "cpu"
-        and x.dtype == torch.float32
+        and x.dtype in DTYPES
         and x.numel() > 0
         and x.shape[1] <= MAX_CHANNELS
         and x.is_contiguous(memory_format=torch.channels_last)
-        and kernel() is not None
+        and kernel(x.dtype) is not None
     )
 
 
@@ -106,7 +107,7 @@ class _Tail(torch.autograd.Function):
         return dx, dweight, dbias, None, None
 
 
-def _call(name: str, shape: Shape, *tensors: Tensor | None) -> None:
+def _call(name: str, shape: Shape, x: Tensor, *tensors: Tensor | None) -> None:
     scratch = torch.empty(CHUNKS, 2, shape.channels, dtype=torch.float64)
-    pointers = (ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in (*tensors, scratch))
-    getattr(kernel(), name)(ctypes.byref(shape), *pointers)
+    pointers = (ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in (x, *tensors, scratch))
+    getattr(kernel(x.dtype), name)(ctypes.byref(shape), *pointers)

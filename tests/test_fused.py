@@ -15,9 +15,9 @@ needs_compiler = pytest.mark.skipif(fused.kernel() is None, reason="no C compile
 SHAPES = [(2, 1, 3, 3), (5, 3, 7, 2), (128, 24, 5, 5), (3, 40, 9, 9), (33, 32, 13, 13)]
 
 
-def images(*shape: int) -> torch.Tensor:
+def images(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     torch.manual_seed(0)
-    return torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_()
+    return torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
 
 
 def norm_of(channels: int) -> nn.BatchNorm2d:
@@ -36,10 +36,11 @@ def dropped(p: float, *shape: int) -> torch.Tensor:
 @needs_compiler
 @pytest.mark.parametrize("p", [0, 0.3])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_against_float64(shape, p):
-    x, norm = images(*shape), norm_of(shape[1])
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-8 + 1e-5)])
+def test_against_float64(dtype, rounding, shape, p):
+    x, norm = images(*shape, dtype=dtype), norm_of(shape[1])
     exact_x, exact_norm = x.detach().double().requires_grad_(), copy.deepcopy(norm).double()
-    dy = torch.randn(shape)
+    dy = torch.randn(shape, dtype=dtype)
 
     y = fused.relu_norm_dropout(x, norm, p)
     y.backward(dy)
@@ -47,14 +48,14 @@ def test_against_float64(shape, p):
     exact = exact_norm(exact_x.relu()) * kept
     exact.backward(dy.double())
 
-    tolerance = {"rtol": 1e-5, "atol": 2e-6}
-    torch.testing.assert_close(y, exact.float(), **tolerance)
-    torch.testing.assert_close(x.grad, exact_x.grad.float(), **tolerance)
+    assert y.dtype == x.grad.dtype == dtype
+    torch.testing.assert_close(y.double(), exact, rtol=rounding, atol=2e-6)
+    torch.testing.assert_close(x.grad.double(), exact_x.grad, rtol=rounding, atol=2e-6)
     for name, parameter in norm.named_parameters():
         grad = exact_norm.get_parameter(name).grad
         torch.testing.assert_close(parameter.grad.double(), grad, rtol=1e-5, atol=2e-6 * len(dy) ** 0.5)
     for name, buffer in norm.named_buffers():
-        torch.testing.assert_close(buffer, exact_norm.get_buffer(name).to(buffer.dtype), **tolerance)
+        torch.testing.assert_close(buffer, exact_norm.get_buffer(name).to(buffer.dtype), rtol=1e-5, atol=2e-6)
 
 
 @needs_compiler
@@ -117,8 +118,9 @@ def test_repeats_with_the_seed_on_any_number_of_threads():
 
 
 @needs_compiler
-def test_not_a_number_comes_through():
-    x = images(2, 4, 3, 3).detach()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_not_a_number_comes_through(dtype):
+    x = images(2, 4, 3, 3, dtype=dtype).detach()
     x[0, 1, 0, 0] = float("nan")
     y = fused.relu_norm_dropout(x, nn.BatchNorm2d(4), 0)
     assert y[:, 1].isnan().all()
@@ -146,7 +148,7 @@ def test_gradients_of_the_network_are_those_of_float64():
 def test_used_only_where_it_fits(monkeypatch):
     called = []
     monkeypatch.setattr(fused, "relu_norm_dropout", lambda x, norm, p: called.append(p) or x)
-    monkeypatch.setattr(fused, "kernel", lambda: "there")
+    monkeypatch.setattr(fused, "kernel", lambda dtype: "there")
     block = Network().conv2
     x = torch.randn(2, 24, 9, 9).contiguous(memory_format=torch.channels_last)
     assert isinstance(block, Block)
@@ -160,7 +162,7 @@ def test_used_only_where_it_fits(monkeypatch):
     Network(norm="group").conv2(x)
     block.float().norm.register_forward_hook(lambda *_: None)
     block(x)
-    monkeypatch.setattr(fused, "kernel", lambda: None)
+    monkeypatch.setattr(fused, "kernel", lambda dtype: None)
     Network().conv2(x)
     assert called == [0.1]
 
