@@ -10,8 +10,6 @@ from torch import Tensor
 from cnnbp import sources
 from cnnbp.errors import UserError
 
-SPLIT_SEED = 0
-
 
 class Batches:
     """Batches (images, labels) of one split; without a seed in the stored order, with one shuffled each epoch.
@@ -71,15 +69,6 @@ def mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def stratified_split(labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Split the indices of `labels` (N,) into (N - size,) and (size,), each class in its own proportion."""
-    shuffled = torch.from_numpy(np.random.default_rng(SPLIT_SEED).permutation(len(labels)))
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
-    held_out[by_class[torch.arange(size) * len(labels) // max(size, 1)]] = True
-    return held_out.logical_not().nonzero().flatten(), held_out.nonzero().flatten()
-
-
 class DataModule(LightningDataModule):
     """Ten classes of 28 x 28 images: training, validation and test splits on the device of the trainer.
 
@@ -87,8 +76,9 @@ class DataModule(LightningDataModule):
         dataset: MNIST (embedded in the package) or FashionMNIST, KMNIST, QMNIST (by torchvision, under `root`).
         mean, std: of the training pixels, scaled to [0, 1].
         batch_size: training images a step, over all processes.
-        val_size: how many training images to hold out, the same ones for every seed; with 0 the test set is
-            evaluated after each epoch instead, and nothing may be selected by it.
+        val_size: how many training images to hold out, the last ones for every seed: MNIST is stored writer by
+            writer, so that these are of other writers than the training images, as the test images are. With 0 the
+            test set is evaluated after each epoch instead, and nothing may be selected by it.
         augment: maps training images (N, 1, 28, 28), float32 in [0, 255], to the same.
     """
 
@@ -124,11 +114,12 @@ class DataModule(LightningDataModule):
             raise UserError(
                 f"data.val_size={self.val_size}: must be less than the {len(data.train_labels)} training images"
             )
-        train = data.train_images, data.train_labels
-        self.splits = {"train": train, "test": (data.test_images, data.test_labels)}
-        if self.val_size:  # else all is trained on, and need not be copied
-            for split, index in zip(("train", "val"), stratified_split(data.train_labels, self.val_size), strict=True):
-                self.splits[split] = tuple(tensor[index] for tensor in train)
+        kept = len(data.train_labels) - self.val_size
+        self.splits = {
+            "train": (data.train_images[:kept], data.train_labels[:kept]),
+            "val": (data.train_images[kept:], data.train_labels[kept:]),
+            "test": (data.test_images, data.test_labels),
+        }
         if self.trainer:
             device = self.trainer.strategy.root_device
             self.splits = {name: tuple(tensor.to(device) for tensor in split) for name, split in self.splits.items()}
