@@ -12,8 +12,8 @@ from cnnbp.training import restore
 
 DECAY = 0.3
 SMALL = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100", "trainer.limit_train_batches=3",
-         "trainer.max_epochs=3", "~callbacks.dashboard", "logger=none", "optimizer.lr=0.1", "average=ema",
-         f"callbacks.average.decay={DECAY}")  # fmt: skip
+         "trainer.max_epochs=3", "~callbacks.dashboard", "logger=none", "optimizer.lr=0.1",
+         "trainer.precision=32-true", "average=ema", f"callbacks.average.decay={DECAY}")  # fmt: skip
 
 
 def checkpoint(name):

@@ -27,6 +27,7 @@ def trained(tmp_path_factory):
         directory = tmp_path_factory.mktemp("trained")
         patch.chdir(directory)
         options = "trainer=cpu trainer.max_epochs=1 trainer.limit_train_batches=300 data.batch_size=64 dropout=none"
+        options += " trainer.precision=32-true"  # as what its predictions are compared with
         recipe = "optimizer=adamw optimizer.lr=0.005 scheduler=one_cycle augment=affine"
         patch.setattr("sys.argv", ["train.py", "name=run", *options.split(), *recipe.split()])
         runpy.run_path(str(Path(__file__).parents[1] / "train.py"), run_name="__main__")

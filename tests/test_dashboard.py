@@ -53,6 +53,7 @@ class Spy(Callback):
 def smoke_config():
     settings = ["trainer=smoke", "logger=tensorboard", "+trainer.enable_checkpointing=false", "run_dir=none"]
     settings += [f"trainer.limit_train_batches={STEPS}", "data.batch_size=32", "data.eval_batch_size=200"]
+    settings += ["trainer.precision=32-true"]  # as what it is compared with
     with initialize(version_base="1.3", config_path="../conf"):
         return compose("config", settings, return_hydra_config=True)
 
