@@ -87,7 +87,7 @@ def test_training_images_are_stored_writer_by_writer():
     assert far < 0.05
 
 
-@pytest.mark.parametrize("size", [1, 5000, 59_999])
+@pytest.mark.parametrize("size", [0, 1, 5000, 59_999])
 def test_the_last_images_are_held_out(size):
     data, labels = DataModule(val_size=size), embedded_mnist().train_labels
     data.setup("fit")
