@@ -124,6 +124,7 @@ RULES = {
     "augment.elastic": PIXELS,
     "augment.smoothness": POSITIVE,
     "augment.erase": PIXELS,
+    "augment.clean_epochs": whole(0),
     "dropout.rates": RATES,
     "model.optimizer": BUILT,
     "model.scheduler": BUILT_OR_EMPTY,
