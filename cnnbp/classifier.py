@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from cnnbp.backprop import loss_and_logits
 from cnnbp.checkpoint import check_continues, check_fits, check_schedule
+from cnnbp.distillation import Teacher
 from cnnbp.errors import UserError
 
 
@@ -35,7 +36,11 @@ class Classifier(LightningModule):
             the learning rate is constant.
         backprop: "autograd", or "by_hand" to train by the equations of `cnnbp.backprop`, several times slower.
         channels_last: memory format of the convolutions; faster on every processor tried.
+
+    With a `teacher`, it trains by this one's loss.
     """
+
+    teacher: Teacher | None = None
 
     def __init__(
         self,
@@ -141,7 +146,10 @@ class Classifier(LightningModule):
             loss, logits = loss_and_logits(self.network, images, labels, label_smoothing)
         else:
             logits = self(images).float()
-            loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+            if self.teacher and stage == "train":
+                loss = self.teacher.loss(images, logits)
+            else:
+                loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         self.metrics[f"{stage}_metrics"].update(
             value=loss.detach(), weight=torch.full_like(loss, len(labels)), preds=logits.detach(), target=labels
         )

@@ -181,6 +181,8 @@ RULES = {
     "trainer.limit_val_batches": LIMIT,
     "trainer.limit_test_batches": LIMIT,
     "search.storage": TEXT,
+    "teacher.temperature": POSITIVE,
+    "teacher.changes": Rule("a group of keys to change", lambda value: isinstance(value, dict)),
 }
 
 # of the trainer; with these a run would not end where its schedule does, or not be evaluated after each epoch
@@ -195,6 +197,9 @@ GROUPS = {
     "dropout": GROUP,
     "optimizer": BUILT,
     "scheduler": BUILT_OR_EMPTY,
+    "teacher": Rule(
+        "temperature and changes, or {}", lambda value: value == {} or set(value) == {"temperature", "changes"}
+    ),
     "trainer": Rule(
         f"a group of keys with a _target_, and with {SAFE_WRITER} among its plugins",
         lambda value: (
@@ -238,6 +243,8 @@ def validate(config: DictConfig) -> None:
         and config.trainer.get("devices") != 1
     ):
         raise UserError("callbacks.finite.rollbacks: several processes cannot go back; give 0, or trainer.devices=1")
+    if config.teacher and (config.model.label_smoothing or config.model.backprop == "by_hand"):
+        raise UserError("teacher: its answers take the labels' place; give no label smoothing and backprop=autograd")
     if (
         config.trainer.get("gradient_clip_val")
         and config.trainer.get("precision") != "32-true"

@@ -17,9 +17,10 @@ from torch import Tensor
 from cnnbp.callbacks.finite import Finite
 from cnnbp.callbacks.speed import Speed
 from cnnbp.checkpoint import load, newest
+from cnnbp.distillation import Teacher
 from cnnbp.errors import UserError
 from cnnbp.memory import keep_freed_memory
-from cnnbp.records import read_config, refuse_foreign_code
+from cnnbp.records import TEACHER, read_config, refuse_foreign_code
 
 # what Lightning says of its own calls and of the machine, of which a user can change nothing
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -43,6 +44,9 @@ def build(config: DictConfig, rolled_back: int = 0) -> tuple[LightningDataModule
     keep_freed_memory()
     seed_everything(config.seed, verbose=False)
     data, model = instantiate(config.data), instantiate(config.model)
+    if config.teacher:
+        taught_by = restore(Path(config.run_dir) / TEACHER)[2]
+        model.teacher = Teacher(taught_by.network, config.teacher.temperature)
     callbacks = [callback for callback in instantiate(config.callbacks).values() if callback]
     for callback in callbacks:
         if isinstance(callback, Finite):

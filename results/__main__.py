@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from cnnbp.configs import compose
 from cnnbp.errors import UserError, in_one_line
-from cnnbp.records import read_metrics
+from cnnbp.records import TEACHER, read_metrics
+from cnnbp.run import teacher_config
 from results import RECIPES, ROOT, SWEEPS, Sweep
 from results.report import report
 
@@ -51,8 +52,9 @@ def train(name: str, sweep: Sweep) -> None:
     """
     arguments = ["train.py", "-m", f"name={name}", *sweep.overrides, f"seed={','.join(map(str, sweep.seeds))}"]
     print("python", shlex.join(arguments), flush=True)
-    total = jobs(sweep) * max_epochs(sweep)
-    done = sum(len(read_metrics(run / "metrics.csv")) for run in Path("outputs", name).glob("*/"))
+    total = jobs(sweep) * epochs(sweep)
+    runs = [*Path("outputs", name).glob("*/"), *Path("outputs", name).glob(f"*/{TEACHER}/")]
+    done = sum(len(read_metrics(run / "metrics.csv")) for run in runs)
     command = [sys.executable, str(ROOT / arguments[0]), *arguments[1:]]
     with (
         tqdm(total=total, initial=min(done, total), desc=name, unit="epoch") as bar,
@@ -72,9 +74,11 @@ def jobs(sweep: Sweep) -> int:
     return count
 
 
-def max_epochs(sweep: Sweep) -> int:
-    """How many epochs each run of a sweep has."""
-    return compose([override for override in sweep.overrides if "," not in override]).trainer.max_epochs
+def epochs(sweep: Sweep) -> int:
+    """How many epochs each run of a sweep has, with those of its teacher."""
+    config = compose([override for override in sweep.overrides if "," not in override], "any")
+    taught = teacher_config(config).trainer.max_epochs if config.teacher else 0
+    return taught + config.trainer.max_epochs
 
 
 if __name__ == "__main__":
