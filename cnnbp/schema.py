@@ -182,6 +182,7 @@ RULES = {
     "trainer.limit_test_batches": LIMIT,
     "search.storage": TEXT,
     "teacher.temperature": POSITIVE,
+    "teacher.shift": whole(0, 27),
     "teacher.changes": Rule("a group of keys to change", lambda value: isinstance(value, dict)),
 }
 
@@ -198,7 +199,8 @@ GROUPS = {
     "optimizer": BUILT,
     "scheduler": BUILT_OR_EMPTY,
     "teacher": Rule(
-        "temperature and changes, or {}", lambda value: value == {} or set(value) == {"temperature", "changes"}
+        "temperature, shift and changes, or {}",
+        lambda value: value == {} or set(value) == {"temperature", "shift", "changes"},
     ),
     "trainer": Rule(
         f"a group of keys with a _target_, and with {SAFE_WRITER} among its plugins",

@@ -46,7 +46,7 @@ def build(config: DictConfig, rolled_back: int = 0) -> tuple[LightningDataModule
     data, model = instantiate(config.data), instantiate(config.model)
     if config.teacher:
         taught_by = restore(Path(config.run_dir) / TEACHER)[2]
-        model.teacher = Teacher(taught_by.network, config.teacher.temperature)
+        model.teacher = Teacher(taught_by.network, config.teacher.temperature, config.teacher.shift)
     callbacks = [callback for callback in instantiate(config.callbacks).values() if callback]
     for callback in callbacks:
         if isinstance(callback, Finite):

@@ -29,7 +29,7 @@ def test_the_gradient_is_the_difference_of_the_softened_probabilities(temperatur
     torch.manual_seed(1)
     images = torch.randn(6, 1, 2, 5, dtype=torch.float64)
     logits = torch.randn(6, 10, dtype=torch.float64, requires_grad=True)
-    Teacher(nn.Flatten(), temperature).loss(images, logits).backward()
+    Teacher(nn.Flatten(), temperature, 0).loss(images, logits).backward()
     own, taught = ((x / temperature).softmax(1) for x in (logits.detach(), images.flatten(1).float().double()))
     torch.testing.assert_close(logits.grad, (own - taught) / (6 * temperature), rtol=1e-6, atol=1e-9)
 
@@ -37,8 +37,22 @@ def test_the_gradient_is_the_difference_of_the_softened_probabilities(temperatur
 def test_a_teacher_without_doubt_teaches_the_labels():
     torch.manual_seed(1)
     labels, logits = torch.randint(10, (8,)), torch.randn(8, 10)
-    sure = 1e4 * F.one_hot(labels, 10).float()
-    torch.testing.assert_close(Teacher(nn.Identity(), 1).loss(sure, logits), F.cross_entropy(logits, labels))
+    sure = 1e4 * F.one_hot(labels, 10).view(8, 1, 2, 5).float()
+    torch.testing.assert_close(Teacher(nn.Flatten(), 1, 0).loss(sure, logits), F.cross_entropy(logits, labels))
+
+
+def test_the_teacher_sees_each_shift_of_the_images_alike_often():
+    torch.manual_seed(1)
+    images, logits, seen = torch.randn(3, 1, 4, 4), torch.randn(3, 10), []
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    teacher = Teacher(network, 3, 1)
+    for _ in range(900):
+        teacher.loss(images, logits)
+    shifts = [images.roll((down, right), (2, 3)) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    counts = [sum(torch.equal(shift, view) for view in seen) for shift in shifts]
+    assert sum(counts) == 900
+    assert all(60 < count < 140 for count in counts)  # four standard deviations of 100
 
 
 def test_the_teacher_is_trained_first_and_then_learnt_from(train):
