@@ -4,7 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from cnnbp.errors import in_one_line
-from cnnbp.run import Run, open_run, teacher_config, told_at_the_end
+from cnnbp.run import Run, open_run, told_at_the_end
 from cnnbp.schema import validate
 
 
@@ -14,20 +14,9 @@ def main(config: DictConfig) -> float | list[str]:
     with in_one_line(), told_at_the_end() as failures, open_run(config) as run:
         validate(config)
         if not run.finished:
-            if config.teacher:
-                train_teacher(config, run)
             train(config, run)
         return run.score()
     return failures
-
-
-def train_teacher(config: DictConfig, run: Run) -> None:
-    """Train what the run learns from, in a run directory below its own."""
-    changed = teacher_config(config)
-    run.start()
-    with open_run(changed) as teacher:
-        if not teacher.finished:
-            train(changed, teacher)
 
 
 def train(config: DictConfig, run: Run, rolled_back: int = 0) -> None:

@@ -37,7 +37,7 @@ class Classifier(LightningModule):
         backprop: "autograd", or "by_hand" to train by the equations of `cnnbp.backprop`, several times slower.
         channels_last: memory format of the convolutions; faster on every processor tried.
 
-    With a `teacher`, it trains by this one's loss.
+    With a `teacher` it trains by this one's loss.
     """
 
     teacher: Teacher | None = None
@@ -115,6 +115,7 @@ class Classifier(LightningModule):
         # each process has its own part of the epoch's sums
         states = {name: metric.metric_state for name, metric in self.metrics["train_metrics"].items()}
         checkpoint["train_metrics"] = self.all_gather(states)
+        checkpoint["teacher"] = self.teacher and self.teacher.fingerprint()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         check_fits(checkpoint, self)
@@ -127,6 +128,8 @@ class Classifier(LightningModule):
                 optimizer, self.trainer.max_epochs, steps // self.trainer.max_epochs
             )
             check_schedule(checkpoint["lr_schedulers"], [schedule["scheduler"].state_dict()] if schedule else [])
+            if checkpoint.get("teacher") != (self.teacher and self.teacher.fingerprint()):
+                raise UserError("the checkpoint was trained with another teacher, or none; give the teacher= it had")
             averages = any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks)
             if averages != ("averaging_state" in checkpoint):
                 way = "without" if averages else "with"

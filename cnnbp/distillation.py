@@ -1,4 +1,7 @@
-"""Learning from what a network that was trained before makes of each image, in place of the labels."""
+"""Learning from what trained networks make of each image, in place of its label."""
+
+import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -6,26 +9,29 @@ from torch.nn import functional as F
 
 
 class Teacher:
-    """A trained network, and the loss of another that learns from it (Hinton, Vinyals and Dean, 2015, section 2).
+    """An ensemble of trained networks, and the loss of another that learns from it (Hinton, Vinyals and Dean, 2015).
 
-    Both see the same augmented image (Beyer et al., 2022, "Knowledge distillation: A good teacher is patient and
-    consistent"), but the teacher moved by a few pixels, which are drawn for each batch: what is learnt in the end is
-    the mean of its answers over these shifts, which is better than any of them.
+    Both sides see the same augmented image (Beyer et al., 2022, "Knowledge distillation: A good teacher is patient
+    and consistent").
 
     Args:
-        network: maps images (N, 1, 28, 28) to logits (N, 10); in evaluation mode.
-        temperature: what the logits of both are divided by; above 1 it shows more of the unlikely classes.
-        shift: the most pixels in each direction; what leaves the image on one side comes in on the other.
+        networks: each maps images (N, 1, 28, 28) to logits (N, 10); in evaluation mode.
+        temperature: what the logits of both sides are divided by; above 1 it shows more of the unlikely classes.
     """
 
-    def __init__(self, network: nn.Module, temperature: float, shift: int):
-        self.network, self.temperature, self.shift = network, temperature, shift
+    def __init__(self, networks: Sequence[nn.Module], temperature: float):
+        self.networks, self.temperature = nn.ModuleList(networks), temperature
 
     def loss(self, images: Tensor, logits: Tensor) -> Tensor:
-        """Cross-entropy between the teacher's softened probabilities and those of logits (N, 10), the batch's mean."""
-        self.network.to(images.device)
-        down, right = torch.randint(-self.shift, self.shift + 1, (2,)).tolist()
+        """Cross-entropy between the ensemble's softened probabilities and those of logits (N, 10), the batch's mean."""
+        self.networks.to(images.device)
         with torch.no_grad():
-            answers = self.network(images.roll((down, right), dims=(2, 3))).float()
-        targets = (answers / self.temperature).softmax(1)
-        return F.cross_entropy(logits / self.temperature, targets)
+            answers = torch.stack([network(images).float() for network in self.networks]).mean(0)
+        return F.cross_entropy(logits / self.temperature, (answers / self.temperature).softmax(1))
+
+    def fingerprint(self) -> str:
+        """A hash of all weights, the same for the same ensemble."""
+        digest = hashlib.sha256()
+        for value in self.networks.state_dict().values():
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()

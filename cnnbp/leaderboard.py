@@ -17,7 +17,7 @@ import yaml
 from cnnbp.errors import UserError
 from cnnbp.files import replacing
 from cnnbp.plot import figure
-from cnnbp.records import TEACHER, read_result
+from cnnbp.records import read_result
 
 COLUMNS = ("rank", "overrides", "val_accuracy", "val_loss", "accuracy", "loss", "seconds", "error")
 SEED_COLUMNS = ("overrides", "metric", "seeds", "mean", "deviation", "standard_error", "interval_95", "worst", "best")
@@ -55,25 +55,21 @@ def _in_order(rows: list[Row], metric: str | None = None) -> list[Row]:
 def runs(directory: Path) -> Iterator[Path]:
     """Every run below a directory, finished or not."""
     for path, directories, files in os.walk(directory):
-        own = {"checkpoints"}
         if ".hydra" in directories or "result.json" in files or "error.txt" in files:
             yield Path(path)
-            own.add(TEACHER)
-        directories[:] = sorted(name for name in directories if not name.startswith(".") and name not in own)
+        directories[:] = sorted(name for name in directories if not name.startswith(".") and name != "checkpoints")
 
 
 def outcome(run: Path) -> Row:
-    """What `result.json` holds, with "seconds" of training, a teacher's too; or under "error" why there is none."""
+    """What `result.json` holds, with "seconds" of training; or under "error" why there is none."""
     try:
         result = read_result(run / "result.json")
-        taught = run / TEACHER / "result.json"
-        seconds = sum(part.get("train_seconds", 0) for part in (result, read_result(taught) if taught.exists() else {}))
     except FileNotFoundError:
         error = run / "error.txt"
         return {"error": error.read_text().strip() if error.exists() else "unfinished"}
     except UserError:
         return {"error": "result.json cannot be read"}
-    return result | ({"seconds": seconds} if seconds else {})
+    return result | ({"seconds": result["train_seconds"]} if "train_seconds" in result else {})
 
 
 def _metric(row: Row, metric: str | None) -> str:

@@ -15,7 +15,6 @@ from cnnbp.errors import UserError
 
 # below checkpoints/; where the last is damaged or missing, the one before it is used
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-TEACHER = "teacher"  # below a run directory, that of what it learns from
 # what the model and the data of a run may be built from
 PARTS = ("network", "classifier", "data", "augment", "schedulers", "muon")
 CODE = (*(f"cnnbp.{part}." for part in PARTS), "torch.optim.")

@@ -18,11 +18,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from cnnbp.errors import UserError, in_one_line
 from cnnbp.files import remove_parts, replacing
-from cnnbp.records import LAST, PREVIOUS, TEACHER, read_config, read_result
+from cnnbp.records import LAST, PREVIOUS, read_config, read_result
 from cnnbp.schema import RULES, validate
 
 log = logging.getLogger(__name__)
@@ -95,9 +94,9 @@ class Run:
         if HydraConfig.get().mode == RunMode.MULTIRUN and isinstance(error, Exception):
             with replacing(self.path / "error.txt") as file:
                 file.write(told(error) + "\n")
-        elif error and self.fresh and not self.is_trained:
+        elif error and self.fresh and not self.has_checkpoint:
             shutil.rmtree(self.path, ignore_errors=True)
-        if error and not isinstance(error, Exception) and self.is_trained:
+        if error and not isinstance(error, Exception) and self.has_checkpoint:
             without = " without overwrite=true" * self.config.overwrite
             log.info("stopped; the same command%s with name=%s continues", without, self.config.name)
         self.lock.close()
@@ -109,8 +108,7 @@ class Run:
     @property
     def is_trained(self) -> bool:
         """Whether there is anything to lose."""
-        parts = ("result.json", f"checkpoints/{LAST}", f"checkpoints/{PREVIOUS}")
-        return any((path / part).exists() for path in (self.path, self.path / TEACHER) for part in parts)
+        return self.has_checkpoint or (self.path / "result.json").exists()
 
     def start(self) -> None:
         """Leave what the run is made with: `.hydra/config.yaml`, `overrides.yaml` and `hydra.yaml`."""
@@ -205,7 +203,6 @@ class Follower(Run):
     """The part that a further process of a distributed run has in the directory: none, it is the first one's."""
 
     def __enter__(self) -> "Run":
-        self.finished = not self.config.overwrite and (self.path / "result.json").exists()
         return self
 
     def __exit__(self, kind, error, trace) -> None: ...
@@ -215,21 +212,6 @@ class Follower(Run):
     def finish(self, result: dict) -> None: ...
 
     def score(self) -> None: ...
-
-
-def teacher_config(config: DictConfig) -> DictConfig:
-    """The config of what a run learns from: its own, with `teacher.changes`, in a directory below.
-
-    Raises:
-        UserError: a change is of no key, or not allowed.
-    """
-    try:
-        changed = OmegaConf.merge(config, config.teacher.changes)
-    except OmegaConfBaseException as error:
-        raise UserError(f"teacher.changes: {str(error).splitlines()[0]}; --cfg job prints every key") from None
-    changed.run_dir, changed.ckpt_path, changed.teacher = f"{config.run_dir}/{TEACHER}", None, {}
-    validate(changed)
-    return changed
 
 
 @contextmanager

@@ -181,9 +181,8 @@ RULES = {
     "trainer.limit_val_batches": LIMIT,
     "trainer.limit_test_batches": LIMIT,
     "search.storage": TEXT,
+    "teacher.directory": TEXT,
     "teacher.temperature": POSITIVE,
-    "teacher.shift": whole(0, 27),
-    "teacher.changes": Rule("a group of keys to change", lambda value: isinstance(value, dict)),
 }
 
 # of the trainer; with these a run would not end where its schedule does, or not be evaluated after each epoch
@@ -199,8 +198,8 @@ GROUPS = {
     "optimizer": BUILT,
     "scheduler": BUILT_OR_EMPTY,
     "teacher": Rule(
-        "temperature, shift and changes, or {}",
-        lambda value: value == {} or set(value) == {"temperature", "shift", "changes"},
+        "directory and temperature, or {}",
+        lambda value: isinstance(value, dict) and set(value) in (set(), {"directory", "temperature"}),
     ),
     "trainer": Rule(
         f"a group of keys with a _target_, and with {SAFE_WRITER} among its plugins",

@@ -108,8 +108,6 @@ def check(space: Space, overrides: list[str]) -> None:
         refuse_several_processes(config)
         if not config.data.val_size:
             raise UserError("data.val_size=0: a search compares on validation images; give data.val_size=5000")
-        if config.teacher:
-            raise UserError("teacher: a search trains no teachers; give teacher=none")
         if (config.callbacks.get("finite") or {}).get("rollbacks"):
             raise UserError("callbacks.finite.rollbacks: a search gives up a trial that diverges; give 0")
 

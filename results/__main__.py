@@ -1,6 +1,7 @@
 """`python -m results`: train what is missing, then write the tables and draw the pictures of all that is there."""
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -10,8 +11,7 @@ from tqdm import tqdm
 
 from cnnbp.configs import compose
 from cnnbp.errors import UserError, in_one_line
-from cnnbp.records import TEACHER, read_metrics
-from cnnbp.run import teacher_config
+from cnnbp.records import read_metrics
 from results import RECIPES, ROOT, SWEEPS, Sweep
 from results.report import report
 
@@ -21,12 +21,15 @@ QUICK = ("trainer=smoke", "trainer.max_epochs=2", "data.batch_size=16", "data.ev
 def main() -> None:
     """Train, then report."""
     options = parse()
-    prefix, limits, docs = ("quick-", QUICK, Path("outputs")) if options.quick else ("", (), ROOT / "docs")
+    limits, docs = (QUICK, Path("outputs")) if options.quick else ((), ROOT / "docs")
+    if options.quick:
+        Path("outputs", "quick").mkdir(parents=True, exist_ok=True)
+        os.chdir(Path("outputs", "quick"))
     with in_one_line():
         for name in options.only or RECIPES:
             overrides, seeds = SWEEPS[name]
-            train(prefix + name, Sweep((*overrides, *limits), seeds[: options.seeds]))
-        report({name: Path("outputs", prefix + name) for name in SWEEPS}, docs)
+            train(name, Sweep((*overrides, *limits), seeds[: options.seeds]))
+        report({name: Path("outputs", name) for name in SWEEPS}, docs)
 
 
 def parse() -> argparse.Namespace:
@@ -40,7 +43,7 @@ def parse() -> argparse.Namespace:
         "--only", nargs="+", choices=SWEEPS, metavar="SWEEP", help=f"of {', '.join(SWEEPS)}; default: all but the last"
     )
     parser.add_argument("--seeds", type=int, choices=range(1, 11), metavar="N", help="1 to 10; default: all")
-    parser.add_argument("--quick", action="store_true", help="two steps an epoch, to see it work; writes to outputs/")
+    parser.add_argument("--quick", action="store_true", help="two steps an epoch, to see it work; in outputs/quick")
     return parser.parse_args()
 
 
@@ -52,9 +55,8 @@ def train(name: str, sweep: Sweep) -> None:
     """
     arguments = ["train.py", "-m", f"name={name}", *sweep.overrides, f"seed={','.join(map(str, sweep.seeds))}"]
     print("python", shlex.join(arguments), flush=True)
-    total = jobs(sweep) * epochs(sweep)
-    runs = [*Path("outputs", name).glob("*/"), *Path("outputs", name).glob(f"*/{TEACHER}/")]
-    done = sum(len(read_metrics(run / "metrics.csv")) for run in runs)
+    total = jobs(sweep) * max_epochs(sweep)
+    done = sum(len(read_metrics(run / "metrics.csv")) for run in Path("outputs", name).glob("*/"))
     command = [sys.executable, str(ROOT / arguments[0]), *arguments[1:]]
     with (
         tqdm(total=total, initial=min(done, total), desc=name, unit="epoch") as bar,
@@ -74,11 +76,9 @@ def jobs(sweep: Sweep) -> int:
     return count
 
 
-def epochs(sweep: Sweep) -> int:
-    """How many epochs each run of a sweep has, with those of its teacher."""
-    config = compose([override for override in sweep.overrides if "," not in override], "any")
-    taught = teacher_config(config).trainer.max_epochs if config.teacher else 0
-    return taught + config.trainer.max_epochs
+def max_epochs(sweep: Sweep) -> int:
+    """How many epochs each run of a sweep has."""
+    return compose([override for override in sweep.overrides if "," not in override]).trainer.max_epochs
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from statistics import mean
 from typing import Any
 
 from cnnbp.files import replacing
-from cnnbp.leaderboard import outcome, over_seeds, ranked
+from cnnbp.leaderboard import over_seeds, ranked
 from cnnbp.plot import figure
-from cnnbp.records import TEACHER, read_metrics
+from cnnbp.records import read_metrics
 from results import RECIPES, ROOT, VARIANTS
 
 Group = dict[str, Any]  # of runs that differ by their seed only
@@ -94,14 +94,12 @@ def words(variant: str) -> str:
 
 
 def draw_accuracy(recipes: dict[str, Group], path: Path) -> None:
-    """Draw the mean test accuracy after each epoch against the seconds so far, a teacher's too, and its range."""
+    """Draw the mean test accuracy after each epoch against the seconds trained so far, and its range over seeds."""
     with figure(path, width=9, height=5) as axes:
         for name, found in recipes.items():
-            so_far = mean(outcome(run / TEACHER).get("seconds", 0) for run in found["runs"])
             seconds, accuracies = [], []
             for rows in zip(*(read_metrics(run / "metrics.csv") for run in found["runs"]), strict=True):
-                so_far += mean(float(row["speed/epoch_seconds"]) for row in rows)
-                seconds.append(so_far)
+                seconds.append(mean(float(row["speed/epoch_seconds"]) for row in rows) + (seconds or [0])[-1])
                 accuracies.append([100 * float(row["accuracy/test"]) for row in rows])
             (line,) = axes.plot(seconds, [mean(values) for values in accuracies], marker=".", label=name)
             low, high = zip(*((min(values), max(values)) for values in accuracies), strict=True)

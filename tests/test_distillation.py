@@ -1,6 +1,6 @@
-"""Learning from a teacher: its loss against the closed form, and the two runs against what is promised of them."""
+"""Learning from a teacher: its loss against the closed form, and what is refused."""
 
-import json
+import csv
 import re
 from pathlib import Path
 
@@ -10,116 +10,88 @@ from torch import nn
 from torch.nn import functional as F
 
 from cnnbp.checkpoint import load
-from cnnbp.configs import compose
 from cnnbp.distillation import Teacher
-from cnnbp.errors import UserError
-from cnnbp.leaderboard import ranked
-from cnnbp.run import teacher_config
 
-TAUGHT = ("teacher=wide", "trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100", "name=run")
-RUN = Path("outputs/run")
+SMALL = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100", "trainer.precision=32-true")
+SWEEP = ("-m", "name=teacher", "experiment=teacher", "seed=1,2", *SMALL)
+TAUGHT = ("experiment=best", "name=run", *SMALL)
 
 
-def weights(run):
-    return load(run / "checkpoints/last.ckpt")["state_dict"]
+def network(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 10)).double()
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1, 3])
 def test_the_gradient_is_the_difference_of_the_softened_probabilities(temperature):
-    torch.manual_seed(1)
-    images = torch.randn(6, 1, 2, 5, dtype=torch.float64)
+    networks = [network(1), network(2)]
+    images = torch.randn(6, 1, 4, 4, dtype=torch.float64)
     logits = torch.randn(6, 10, dtype=torch.float64, requires_grad=True)
-    Teacher(nn.Flatten(), temperature, 0).loss(images, logits).backward()
-    own, taught = ((x / temperature).softmax(1) for x in (logits.detach(), images.flatten(1).float().double()))
-    torch.testing.assert_close(logits.grad, (own - taught) / (6 * temperature), rtol=1e-6, atol=1e-9)
+    Teacher(networks, temperature).loss(images, logits).backward()
+    mean = (networks[0](images) + networks[1](images)).detach() / 2
+    own, taught = ((x / temperature).softmax(1) for x in (logits.detach(), mean))
+    torch.testing.assert_close(logits.grad, (own - taught) / (6 * temperature), rtol=1e-5, atol=1e-8)
+    assert all(parameter.grad is None for one in networks for parameter in one.parameters())
 
 
 def test_a_teacher_without_doubt_teaches_the_labels():
     torch.manual_seed(1)
     labels, logits = torch.randint(10, (8,)), torch.randn(8, 10)
-    sure = 1e4 * F.one_hot(labels, 10).view(8, 1, 2, 5).float()
-    torch.testing.assert_close(Teacher(nn.Flatten(), 1, 0).loss(sure, logits), F.cross_entropy(logits, labels))
+    sure = 1e4 * F.one_hot(labels, 10).float()
+    torch.testing.assert_close(Teacher([nn.Identity()], 1).loss(sure, logits), F.cross_entropy(logits, labels))
 
 
-def test_the_teacher_sees_each_shift_of_the_images_alike_often():
-    torch.manual_seed(1)
-    images, logits, seen = torch.randn(3, 1, 4, 4), torch.randn(3, 10), []
-    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
-    network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    teacher = Teacher(network, 3, 1)
-    for _ in range(900):
-        teacher.loss(images, logits)
-    shifts = [images.roll((down, right), (2, 3)) for down in (-1, 0, 1) for right in (-1, 0, 1)]
-    counts = [sum(torch.equal(shift, view) for view in seen) for shift in shifts]
-    assert sum(counts) == 900
-    assert all(60 < count < 140 for count in counts)  # four standard deviations of 100
+def test_the_fingerprint_tells_ensembles_apart():
+    one, same, other = ([network(seed) for seed in seeds] for seeds in ((1, 2), (1, 2), (1, 3)))
+    assert Teacher(one, 3).fingerprint() == Teacher(same, 1).fingerprint() != Teacher(other, 3).fingerprint()
 
 
-def test_the_teacher_is_trained_first_and_then_learnt_from(train):
-    train(*TAUGHT)
-    student, teacher = (json.loads((run / "result.json").read_text()) for run in (RUN, RUN / "teacher"))
-    assert (student["parameters"], teacher["parameters"]) == (19_866, 74_282)
-    assert weights(RUN).keys() == weights(RUN / "teacher").keys()
-    (row,) = ranked(Path("outputs"))
-    assert row["seconds"] == student["train_seconds"] + teacher["train_seconds"]
-
-
-def test_what_is_learnt_is_the_teachers_answers_and_not_the_labels(train, monkeypatch):
-    seen = []
-    loss = Teacher.loss
+def test_the_runs_of_a_sweep_are_learnt_from_as_they_ended(train, monkeypatch):
+    train(*SWEEP)
+    seen, loss = [], Teacher.loss
 
     def watched(self, images, logits):
-        seen.append((images, self.network, loss(self, images, logits)))
-        return seen[-1][2]
+        seen.append((self.networks, loss(self, images, logits)))
+        return seen[-1][1]
 
     monkeypatch.setattr(Teacher, "loss", watched)
-    train(*TAUGHT, "trainer.precision=32-true")
-    assert len(seen) == 2
-    trained = {name.removeprefix("network."): value for name, value in weights(RUN / "teacher").items()}
-    for _, network, _ in seen:
-        assert not network.training
-        for name, value in network.state_dict().items():
-            assert torch.equal(value, trained[name])
-    rows = (RUN / "metrics.csv").read_text().splitlines()
-    logged = float(dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))["loss/train"])
-    assert logged == pytest.approx(sum(value.item() for *_, value in seen) / 2)
-
-
-def test_a_run_that_fails_keeps_its_teacher_and_goes_on_with_it(train, capsys, monkeypatch):
-    def fail(*_):
-        raise UserError("no")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Teacher, "loss", fail)
-        with pytest.raises(SystemExit):
-            train(*TAUGHT)
-    stored = (RUN / "teacher/result.json").stat()
     train(*TAUGHT)
-    assert "teacher is finished" in capsys.readouterr().out
-    assert (RUN / "teacher/result.json").stat() == stored
-    assert (RUN / "result.json").exists()
+    assert len(seen) == 2
+    runs = sorted(Path("outputs/teacher").glob("*/checkpoints/last.ckpt"))
+    for networks, _ in seen:
+        for run, taught in zip(runs, networks, strict=True):
+            assert not taught.training
+            trained = load(run)["state_dict"]
+            assert all(torch.equal(value, trained[f"network.{name}"]) for name, value in taught.state_dict().items())
+    with Path("outputs/run/metrics.csv").open() as file:
+        logged = float(next(csv.DictReader(file))["loss/train"])
+    assert logged == pytest.approx(sum(value.item() for _, value in seen) / 2)
+    weights = load("outputs/run/checkpoints/last.ckpt")["state_dict"]
+    assert weights.keys() == trained.keys()
+    assert sum(value.numel() for name, value in weights.items() if name.endswith((".weight", ".bias"))) == 19_866
 
 
-def test_a_run_whose_teacher_fails_at_once_leaves_nothing(train):
-    with pytest.raises(SystemExit):
-        train(*TAUGHT, "optimizer.nesterov=nonsense")
-    assert not RUN.exists()
+def test_a_run_goes_on_with_the_same_teacher_only(train):
+    train("experiment=teacher", "name=teacher", *SMALL)
+    train(*TAUGHT, "trainer.max_epochs=2")
+    Path("outputs/run/result.json").unlink()
+    train("experiment=teacher", "name=teacher", "seed=2", "overwrite=true", *SMALL)
+    with pytest.raises(SystemExit, match="the checkpoint was trained with another teacher, or none"):
+        train(*TAUGHT, "trainer.max_epochs=2")
 
 
-def test_the_teachers_config_differs_by_the_changes_alone():
-    config = compose([*TAUGHT, "teacher.changes.model.network.widths=[4,4,4,4,4]", "ckpt_path=x"], "here")
-    taught = teacher_config(config)
-    config.teacher, config.ckpt_path, config.run_dir = {}, None, "here/teacher"
-    config.model.network.widths = [4, 4, 4, 4, 4]
-    assert taught == config
+def test_a_teacher_that_has_seen_the_images_held_out_is_refused(train):
+    train("experiment=teacher", "name=teacher", *SMALL)
+    with pytest.raises(SystemExit, match="outputs/teacher: a teacher of data.val_size=0, which is 5000 here"):
+        train(*TAUGHT, "data.val_size=5000")
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("seed=1", "teacher.directory=outputs/teacher: no finished run there; python train.py -m name=teacher"),
         ("teacher.temperature=0", "teacher.temperature=0: must be a number above 0"),
-        ("+teacher.changes.depth=3", "teacher.changes: Key 'depth' is not in struct"),
-        ("teacher.changes.model.network.widths=[1]", "model.network.widths=[1]: must be five whole numbers above 0"),
+        ("++teacher.shift=1", "must be directory and temperature, or {}"),
         ("model.label_smoothing=0.1", "teacher: its answers take the labels' place"),
         ("model.backprop=by_hand", "teacher: its answers take the labels' place"),
     ],
@@ -127,4 +99,4 @@ def test_the_teachers_config_differs_by_the_changes_alone():
 def test_mistakes_are_told_in_one_line_and_leave_nothing(train, override, message):
     with pytest.raises(SystemExit, match=re.escape(message)):
         train(*TAUGHT, override)
-    assert not RUN.exists()
+    assert not Path("outputs/run").exists()
