@@ -147,7 +147,7 @@ def load_teachers(config: DictConfig) -> list[nn.Module]:
     if not finished:
         raise UserError(
             f"teacher.directory={directory}: no finished run there; "
-            "python train.py -m name=teacher experiment=teacher seed=1,2,3 trains what experiment=best learns from"
+            "train some: python train.py -m name=teacher experiment=best teacher=none seed=1,2,3"
         )
     networks = []
     for run in finished:

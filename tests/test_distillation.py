@@ -13,7 +13,7 @@ from cnnbp.checkpoint import load
 from cnnbp.distillation import Teacher
 
 SMALL = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100", "trainer.precision=32-true")
-SWEEP = ("-m", "name=teacher", "experiment=teacher", "seed=1,2", *SMALL)
+TEACHER = ("name=teacher", "experiment=best", "teacher=none", *SMALL)
 TAUGHT = ("experiment=best", "name=run", *SMALL)
 
 
@@ -47,7 +47,7 @@ def test_the_fingerprint_tells_ensembles_apart():
 
 
 def test_the_runs_of_a_sweep_are_learnt_from_as_they_ended(train, monkeypatch):
-    train(*SWEEP)
+    train("-m", "seed=1,2", *TEACHER)
     seen, loss = [], Teacher.loss
 
     def watched(self, images, logits):
@@ -72,16 +72,16 @@ def test_the_runs_of_a_sweep_are_learnt_from_as_they_ended(train, monkeypatch):
 
 
 def test_a_run_goes_on_with_the_same_teacher_only(train):
-    train("experiment=teacher", "name=teacher", *SMALL)
+    train(*TEACHER)
     train(*TAUGHT, "trainer.max_epochs=2")
     Path("outputs/run/result.json").unlink()
-    train("experiment=teacher", "name=teacher", "seed=2", "overwrite=true", *SMALL)
+    train(*TEACHER, "seed=2", "overwrite=true")
     with pytest.raises(SystemExit, match="the checkpoint was trained with another teacher, or none"):
         train(*TAUGHT, "trainer.max_epochs=2")
 
 
 def test_a_teacher_that_has_seen_the_images_held_out_is_refused(train):
-    train("experiment=teacher", "name=teacher", *SMALL)
+    train(*TEACHER)
     with pytest.raises(SystemExit, match="outputs/teacher: a teacher of data.val_size=0, which is 5000 here"):
         train(*TAUGHT, "data.val_size=5000")
 
@@ -89,7 +89,7 @@ def test_a_teacher_that_has_seen_the_images_held_out_is_refused(train):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seed=1", "teacher.directory=outputs/teacher: no finished run there; python train.py -m name=teacher"),
+        ("seed=1", "teacher.directory=outputs/teacher: no finished run there; train some: python train.py -m"),
         ("teacher.temperature=0", "teacher.temperature=0: must be a number above 0"),
         ("++teacher.shift=1", "must be directory and temperature, or {}"),
         ("model.label_smoothing=0.1", "teacher: its answers take the labels' place"),
