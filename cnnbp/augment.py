@@ -18,8 +18,6 @@ class Augment:
         elastic: standard deviation in pixels of the elastic distortion, in each direction; 0 leaves it out.
         smoothness: standard deviation in pixels of the Gaussian that smooths the distortion.
         erase: sides of the rectangle are uniform in [0, erase] pixels; 0 leaves it out.
-        clean_epochs: how many epochs, the last ones, see the images as they are (He et al., 2019, "Data augmentation
-            revisited").
     """
 
     def __init__(
@@ -31,10 +29,9 @@ class Augment:
         elastic: float = 0.0,
         smoothness: float = 4.0,
         erase: float = 0.0,
-        clean_epochs: int = 0,
     ):
         self.ranges = (math.radians(degrees), scale, shift, shift, math.radians(shear))
-        self.elastic, self.smoothness, self.erase, self.clean_epochs = elastic, smoothness, erase, clean_epochs
+        self.elastic, self.smoothness, self.erase = elastic, smoothness, erase
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map images (N, 1, S, S) of pixels from 0 to 255 to the same shape, zero outside and where erased."""

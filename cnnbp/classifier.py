@@ -15,7 +15,6 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from cnnbp.backprop import loss_and_logits
 from cnnbp.checkpoint import check_continues, check_fits, check_schedule
-from cnnbp.distillation import Teacher
 from cnnbp.errors import UserError
 
 
@@ -36,11 +35,7 @@ class Classifier(LightningModule):
             the learning rate is constant.
         backprop: "autograd", or "by_hand" to train by the equations of `cnnbp.backprop`, several times slower.
         channels_last: memory format of the convolutions; faster on every processor tried.
-
-    With a `teacher` it trains by this one's loss.
     """
-
-    teacher: Teacher | None = None
 
     def __init__(
         self,
@@ -115,7 +110,6 @@ class Classifier(LightningModule):
         # each process has its own part of the epoch's sums
         states = {name: metric.metric_state for name, metric in self.metrics["train_metrics"].items()}
         checkpoint["train_metrics"] = self.all_gather(states)
-        checkpoint["teacher"] = self.teacher and self.teacher.fingerprint()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         check_fits(checkpoint, self)
@@ -128,8 +122,6 @@ class Classifier(LightningModule):
                 optimizer, self.trainer.max_epochs, steps // self.trainer.max_epochs
             )
             check_schedule(checkpoint["lr_schedulers"], [schedule["scheduler"].state_dict()] if schedule else [])
-            if checkpoint.get("teacher") != (self.teacher and self.teacher.fingerprint()):
-                raise UserError("the checkpoint was trained with another teacher, or none; give the teacher= it had")
             averages = any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks)
             if averages != ("averaging_state" in checkpoint):
                 way = "without" if averages else "with"
@@ -149,10 +141,7 @@ class Classifier(LightningModule):
             loss, logits = loss_and_logits(self.network, images, labels, label_smoothing)
         else:
             logits = self(images).float()
-            if self.teacher and stage == "train":
-                loss = self.teacher.loss(images, logits)
-            else:
-                loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+            loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         self.metrics[f"{stage}_metrics"].update(
             value=loss.detach(), weight=torch.full_like(loss, len(labels)), preds=logits.detach(), target=labels
         )

@@ -1,6 +1,6 @@
 """A data set in memory, given out in whole batches, in an order that depends on the seed and the epoch alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -8,7 +8,6 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from cnnbp import sources
-from cnnbp.augment import Augment
 from cnnbp.errors import UserError
 
 
@@ -80,7 +79,7 @@ class DataModule(LightningDataModule):
         val_size: how many training images to hold out, the last ones for every seed: MNIST is stored writer by
             writer, so that these are of other writers than the training images, as the test images are. With 0 the
             test set is evaluated after each epoch instead, and nothing may be selected by it.
-        augment: what is done to training images, in all but its clean epochs.
+        augment: maps training images (N, 1, 28, 28), float32 in [0, 255], to the same.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class DataModule(LightningDataModule):
         eval_batch_size: int = 250,
         val_size: int = 0,
         seed: int = 1,
-        augment: Augment | None = None,
+        augment: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__()
         self.dataset, self.root, self.mean, self.std = dataset, root, mean, std
@@ -156,9 +155,7 @@ class DataModule(LightningDataModule):
         images, labels = batch
         images = images.unsqueeze(1).float()
         if self.augment and self.trainer.training:
-            epochs_left = self.trainer.max_epochs - self.trainer.current_epoch
-            if epochs_left > self.augment.clean_epochs:
-                images = self.augment(images)
+            images = self.augment(images)
         return self.normalise(images), labels
 
     def normalise(self, images: Tensor) -> Tensor:

@@ -229,7 +229,6 @@ def model_card(directory: Path, config: DictConfig, deployed: Deployed, snippet:
         "optimizer": _call(config.optimizer),
         "learning rate schedule": _call(config.scheduler),
         "augmentation": _call(config.augment),
-        "learnt from the runs in": OmegaConf.select(config, "teacher.directory") or "none, from labels",
         "label smoothing": config.model.label_smoothing,
         "images held out for validation": config.data.val_size,
     }

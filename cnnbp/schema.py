@@ -124,7 +124,6 @@ RULES = {
     "augment.elastic": PIXELS,
     "augment.smoothness": POSITIVE,
     "augment.erase": PIXELS,
-    "augment.clean_epochs": whole(0),
     "dropout.rates": RATES,
     "model.optimizer": BUILT,
     "model.scheduler": BUILT_OR_EMPTY,
@@ -181,8 +180,6 @@ RULES = {
     "trainer.limit_val_batches": LIMIT,
     "trainer.limit_test_batches": LIMIT,
     "search.storage": TEXT,
-    "teacher.directory": TEXT,
-    "teacher.temperature": POSITIVE,
 }
 
 # of the trainer; with these a run would not end where its schedule does, or not be evaluated after each epoch
@@ -197,10 +194,6 @@ GROUPS = {
     "dropout": GROUP,
     "optimizer": BUILT,
     "scheduler": BUILT_OR_EMPTY,
-    "teacher": Rule(
-        "directory and temperature, or {}",
-        lambda value: isinstance(value, dict) and set(value) in (set(), {"directory", "temperature"}),
-    ),
     "trainer": Rule(
         f"a group of keys with a _target_, and with {SAFE_WRITER} among its plugins",
         lambda value: (
@@ -244,8 +237,6 @@ def validate(config: DictConfig) -> None:
         and config.trainer.get("devices") != 1
     ):
         raise UserError("callbacks.finite.rollbacks: several processes cannot go back; give 0, or trainer.devices=1")
-    if config.teacher and (config.model.label_smoothing or config.model.backprop == "by_hand"):
-        raise UserError("teacher: its answers take the labels' place; give no label smoothing and backprop=autograd")
     if (
         config.trainer.get("gradient_clip_val")
         and config.trainer.get("precision") != "32-true"

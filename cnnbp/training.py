@@ -10,16 +10,14 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer, seed_everything
-from torch import Tensor, nn
+from torch import Tensor
 
 from cnnbp.callbacks.finite import Finite
 from cnnbp.callbacks.speed import Speed
 from cnnbp.checkpoint import load, newest
-from cnnbp.distillation import Teacher
 from cnnbp.errors import UserError
-from cnnbp.leaderboard import runs
 from cnnbp.memory import keep_freed_memory
 from cnnbp.records import read_config, refuse_foreign_code
 
@@ -45,8 +43,6 @@ def build(config: DictConfig, rolled_back: int = 0) -> tuple[LightningDataModule
     keep_freed_memory()
     seed_everything(config.seed, verbose=False)
     data, model = instantiate(config.data), instantiate(config.model)
-    if config.teacher:
-        model.teacher = Teacher(load_teachers(config), config.teacher.temperature)
     callbacks = [callback for callback in instantiate(config.callbacks).values() if callback]
     for callback in callbacks:
         if isinstance(callback, Finite):
@@ -134,27 +130,3 @@ def restore(directory: str | Path, checkpoint: str = "last") -> tuple[DictConfig
     model.on_load_checkpoint(weights)
     model.load_state_dict(weights["state_dict"])
     return config, instantiate(config.data), model.eval()
-
-
-def load_teachers(config: DictConfig) -> list[nn.Module]:
-    """The networks of all finished runs in `teacher.directory`.
-
-    Raises:
-        UserError: there is none, or one has seen other images than this config trains on, perhaps those held out.
-    """
-    directory = Path(config.teacher.directory)
-    finished = [run for run in runs(directory) if (run / "result.json").exists()]
-    if not finished:
-        raise UserError(
-            f"teacher.directory={directory}: no finished run there; "
-            "train some: python train.py -m name=teacher experiment=best teacher=none seed=1,2,3"
-        )
-    networks = []
-    for run in finished:
-        taught, _, model = restore(run)
-        for key in ("dataset", "val_size", "mean", "std"):
-            was, here = OmegaConf.select(taught.data, key), config.data[key]
-            if was != here:
-                raise UserError(f"{run}: a teacher of data.{key}={was}, which is {here} here; train one with the same")
-        networks.append(model.network)
-    return networks

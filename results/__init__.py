@@ -18,7 +18,6 @@ RECIPES = {
     "fast-2": Sweep(("experiment=fast", "trainer.max_epochs=2")),
     "fast": Sweep(("experiment=fast",)),
     "fast-5": Sweep(("experiment=fast", "trainer.max_epochs=5")),
-    "teacher": Sweep(("experiment=best", "teacher=none"), seeds=(1, 2, 3)),
     "best": Sweep(("experiment=best",)),
 }
 VARIANTS = sorted(file.stem for file in (ROOT / "conf" / "ablation").glob("*.yaml"))

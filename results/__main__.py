@@ -1,7 +1,6 @@
 """`python -m results`: train what is missing, then write the tables and draw the pictures of all that is there."""
 
 import argparse
-import os
 import shlex
 import subprocess
 import sys
@@ -21,15 +20,12 @@ QUICK = ("trainer=smoke", "trainer.max_epochs=2", "data.batch_size=16", "data.ev
 def main() -> None:
     """Train, then report."""
     options = parse()
-    limits, docs = (QUICK, Path("outputs")) if options.quick else ((), ROOT / "docs")
-    if options.quick:
-        Path("outputs", "quick").mkdir(parents=True, exist_ok=True)
-        os.chdir(Path("outputs", "quick"))
+    prefix, limits, docs = ("quick-", QUICK, Path("outputs")) if options.quick else ("", (), ROOT / "docs")
     with in_one_line():
         for name in options.only or RECIPES:
             overrides, seeds = SWEEPS[name]
-            train(name, Sweep((*overrides, *limits), seeds[: options.seeds]))
-        report({name: Path("outputs", name) for name in SWEEPS}, docs)
+            train(prefix + name, Sweep((*overrides, *limits), seeds[: options.seeds]))
+        report({name: Path("outputs", prefix + name) for name in SWEEPS}, docs)
 
 
 def parse() -> argparse.Namespace:
@@ -43,7 +39,7 @@ def parse() -> argparse.Namespace:
         "--only", nargs="+", choices=SWEEPS, metavar="SWEEP", help=f"of {', '.join(SWEEPS)}; default: all but the last"
     )
     parser.add_argument("--seeds", type=int, choices=range(1, 11), metavar="N", help="1 to 10; default: all")
-    parser.add_argument("--quick", action="store_true", help="two steps an epoch, to see it work; in outputs/quick")
+    parser.add_argument("--quick", action="store_true", help="two steps an epoch, to see it work; writes to outputs/")
     return parser.parse_args()
 
 

@@ -1,11 +1,9 @@
 import itertools
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from cnnbp.augment import Augment
 from cnnbp.data import Batches, DataModule, mix
 from cnnbp.errors import UserError
 from cnnbp.sources import embedded_mnist
@@ -130,18 +128,6 @@ def test_a_pixel_is_normalised_as_published():
     pixels = torch.arange(256.0)
     published = (pixels / 255 - 0.1307) / 0.3081
     torch.testing.assert_close(data.normalise(pixels), published)
-
-
-@pytest.mark.parametrize("clean_epochs", [0, 1, 3, 4])
-def test_the_last_epochs_see_the_images_as_they_are(clean_epochs):
-    data = DataModule(augment=Augment(degrees=10, clean_epochs=clean_epochs))
-    images = torch.randint(256, (5, 28, 28), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    batch = (images, LABELS[:5])
-    for epoch in range(3):
-        data.trainer = SimpleNamespace(training=True, max_epochs=3, current_epoch=epoch)
-        given, _ = data.on_after_batch_transfer(batch, 0)
-        untouched = torch.equal(given, data.normalise(images[:, None].float()))
-        assert untouched == (epoch >= 3 - clean_epochs)
 
 
 def test_a_validation_split_of_everything_is_refused():

@@ -39,10 +39,7 @@ RECIPES = {
         *("optimizer=adam", "scheduler=step", "scheduler.every=1", "data.val_size=5000"),
         *EMA,
     ),
-    "muon, cosine, averaged, augmented": (
-        *("optimizer=muon", "scheduler=cosine", "augment=all", "augment.clean_epochs=1"),
-        *EMA,
-    ),
+    "muon, cosine, averaged, augmented": ("optimizer=muon", "scheduler=cosine", "augment=all", *EMA),
 }
 
 

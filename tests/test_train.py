@@ -25,7 +25,7 @@ def choices():
         for file in sorted((ROOT / "conf" / group).glob("*.yaml")):
             yield f"{group}={file.stem}"
     yield from ("logger=csv", "logger=none", "logger=tensorboard", "trainer.accelerator=auto")
-    yield from ("experiment=baseline", "experiment=fast")
+    yield from ("experiment=baseline", "experiment=best", "experiment=fast")
 
 
 def result(name="run"):
