@@ -15,8 +15,8 @@ class Sweep(NamedTuple):
 
 RECIPES = {
     "baseline": Sweep(("experiment=baseline",)),
-    "fast-2": Sweep(("experiment=fast", "trainer.max_epochs=2")),
     "fast": Sweep(("experiment=fast",)),
+    "fast-3": Sweep(("experiment=fast", "trainer.max_epochs=3")),
     "fast-5": Sweep(("experiment=fast", "trainer.max_epochs=5")),
     "best": Sweep(("experiment=best",)),
 }

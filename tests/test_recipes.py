@@ -13,7 +13,7 @@ VARIANTS = sorted(file.stem for file in (Path(__file__).parents[1] / "conf" / "a
 
 
 def composed(*overrides):
-    return _compose(["experiment=best", "name=any", "run_dir=any", *overrides])
+    return _compose(["experiment=fast", "name=any", "run_dir=any", *overrides])
 
 
 def plain(config):
