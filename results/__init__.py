@@ -10,7 +10,7 @@ class Sweep(NamedTuple):
     """What `train.py -m name=NAME` is given."""
 
     overrides: tuple[str, ...]
-    seeds: tuple[int, ...] = tuple(range(101, 111))  # no choice was made with these
+    seeds: tuple[int, ...] = tuple(range(101, 111))  # nothing was tuned with these
 
 
 RECIPES = {
