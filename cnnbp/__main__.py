@@ -113,7 +113,7 @@ def explain(arguments: argparse.Namespace) -> None:
     if len(paths) > 1:
         raise UserError(f"explain: takes one picture, not {len(paths)}")
     if paths:
-        name, image, label = paths[0], data.prepare(digits.load(paths[0])[None, None])[0, 0], None
+        name, image, label = paths[0], digits.load(paths[0]), None
     else:
         name, (image, label) = f"test image {arguments.index}", data.test_image(arguments.index)
     title = f"{source}, {name}"

@@ -7,7 +7,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from cnnbp import moments, sources
+from cnnbp import sources
 from cnnbp.errors import UserError
 
 
@@ -79,7 +79,6 @@ class DataModule(LightningDataModule):
         val_size: how many training images to hold out, the last ones for every seed: MNIST is stored writer by
             writer, so that these are of other writers than the training images, as the test images are. With 0 the
             test set is evaluated after each epoch instead, and nothing may be selected by it.
-        moments: whether every image is made upright, centred and of one size, which takes seconds at the start.
         augment: maps training images (N, 1, 28, 28), float32 in [0, 255], to the same.
     """
 
@@ -92,14 +91,13 @@ class DataModule(LightningDataModule):
         batch_size: int = 128,
         eval_batch_size: int = 250,
         val_size: int = 0,
-        moments: bool = False,
         seed: int = 1,
         augment: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__()
         self.dataset, self.root, self.mean, self.std = dataset, root, mean, std
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
-        self.moments, self.seed, self.augment = moments, seed, augment
+        self.seed, self.augment = seed, augment
         self.splits = {}
 
     @property
@@ -110,7 +108,8 @@ class DataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if self.splits:
             return
-        data = self.load()
+        embedded = self.dataset == "MNIST"
+        data = sources.embedded_mnist() if embedded else sources.torchvision_images(self.dataset, self.root)
         if self.val_size >= len(data.train_labels):
             raise UserError(
                 f"data.val_size={self.val_size}: must be less than the {len(data.train_labels)} training images"
@@ -121,24 +120,9 @@ class DataModule(LightningDataModule):
             "val": (data.train_images[kept:], data.train_labels[kept:]),
             "test": (data.test_images, data.test_labels),
         }
-        if self.moments:
-            self.splits = {name: (self._prepared(images), labels) for name, (images, labels) in self.splits.items()}
         if self.trainer:
             device = self.trainer.strategy.root_device
             self.splits = {name: tuple(tensor.to(device) for tensor in split) for name, split in self.splits.items()}
-
-    def load(self) -> sources.Images:
-        """The images as they are published."""
-        if self.dataset == "MNIST":
-            return sources.embedded_mnist()
-        return sources.torchvision_images(self.dataset, self.root)
-
-    def prepare(self, images: Tensor) -> Tensor:
-        """Map published images (N, 1, 28, 28), uint8, to those of the splits, float32 in [0, 255]."""
-        return moments.normalise(images) if self.moments else images.float()
-
-    def _prepared(self, images: Tensor) -> Tensor:
-        return torch.cat([self.prepare(part.unsqueeze(1)).squeeze(1) for part in images.split(1000)])
 
     def batches(self, split: str) -> Batches:
         """The batches of "train", "val" or "test"; only the training split is shuffled."""
@@ -151,7 +135,7 @@ class DataModule(LightningDataModule):
         return Batches(*self.splits[split], size, seed, rank, world_size)
 
     def test_image(self, index: int) -> tuple[Tensor, int]:
-        """The test image (28, 28), pixels in [0, 255], at `index`, and its label."""
+        """The test image (28, 28), uint8, at `index`, and its label."""
         self.setup("test")
         images, labels = self.splits["test"]
         if not 0 <= index < len(labels):

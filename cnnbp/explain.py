@@ -85,7 +85,7 @@ def explain(
     plot: str | None = None,
     film: str | None = None,
 ) -> None:
-    """Print the journey of `image` (28, 28), 0 to 255, as a table; also `draw` it as `plot`, `animate` it as `film`.
+    """Print the journey of `image`, uint8 (28, 28), as a table; also `draw` it as `plot` and `animate` it as `film`.
 
     `normalise` maps pixels (1, 1, 28, 28) to the network's input. Without a label the prediction is taken for it.
 

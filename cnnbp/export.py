@@ -57,16 +57,14 @@ logits = model(images)  # float32 (3, 10)"""
 
 LOAD_SAFETENSORS = """\
 import json, safetensors, torch
-from cnnbp.data import DataModule
 from {module} import {network}
 
 with safetensors.safe_open("{file}", "pt") as file:
     facts, weights = file.metadata(), {{name: file.get_tensor(name) for name in file.keys()}}
 network = {network}(**json.loads(facts["network"])).eval()
 network.load_state_dict(weights)
-data = DataModule(**json.loads(facts["data"]))
 images = torch.zeros(3, 1, 28, 28, dtype=torch.uint8)  # raw pixels, any number of images
-logits = network(data.normalise(data.prepare(images)))  # float32 (3, 10)"""
+logits = network((images / 255 - float(facts["mean"])) / float(facts["std"]))  # float32 (3, 10)"""
 
 CARD = """\
 # {dataset} classifier with {parameters:,} parameters
@@ -109,7 +107,7 @@ Run = Callable[[Tensor], Tensor]  # images (N, 1, 28, 28), uint8, to logits (N, 
 
 
 class Deployed(nn.Module):
-    """The preparation of a run's data and its network in one, for raw pixels."""
+    """The normalisation of a run's data and its network in one, for raw pixels."""
 
     def __init__(self, network: nn.Module, data: DataModule):
         super().__init__()
@@ -117,7 +115,7 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 1, 28, 28), uint8, to logits (N, 10)."""
-        return self.network(self.data.normalise(self.data.prepare(images)))
+        return self.network(self.data.normalise(images.float()))
 
 
 class Format(NamedTuple):
@@ -145,9 +143,10 @@ def export(directory: str | Path, format: str, output: str | Path | None = None,
     config, data, model = restore(directory, checkpoint)
     if not os.access(output.parent, os.W_OK):
         raise UserError(f"{output.parent} is no directory that can be written to; mkdir -p {output.parent}")
-    images = data.load().test_images[: max(BATCH_SIZES), None]
+    data.setup("test")
+    images = data.splits["test"][0][: max(BATCH_SIZES), None]
     with torch.no_grad():
-        wanted = model(data.normalise(data.prepare(images)))
+        wanted = model(data.normalise(images.float()))
     deployed = Deployed(model.network.to(memory_format=torch.contiguous_format), data)
     options = OmegaConf.to_container(config.model, resolve=True)["network"]
     del options["_target_"]
@@ -201,9 +200,8 @@ def write_safetensors(deployed: Deployed, options: dict[str, Any], file: IO[byte
     from safetensors.torch import save
 
     state, data = deployed.network.state_dict(), deployed.data
-    prepared = {"mean": data.mean, "std": data.std, "moments": data.moments}
-    facts = {"format": "pt", "dataset": data.dataset, "data": json.dumps(prepared), "network": json.dumps(options)}
-    file.write(save(state, facts))
+    facts = {"format": "pt", "dataset": data.dataset, "mean": str(data.mean), "std": str(data.std)}
+    file.write(save(state, facts | {"network": json.dumps(options)}))
     file.flush()
     with safe_open(file.name, "pt") as written:
         facts, weights = written.metadata(), {name: written.get_tensor(name) for name in state}
@@ -211,7 +209,7 @@ def write_safetensors(deployed: Deployed, options: dict[str, Any], file: IO[byte
     network.load_state_dict(weights)
     if any(weights[name].numpy().tobytes() != value.numpy().tobytes() for name, value in state.items()):
         raise UserError("safetensors did not keep the weights bit by bit; give another --format")
-    return Deployed(network, DataModule(**json.loads(facts["data"])))
+    return Deployed(network, DataModule(mean=float(facts["mean"]), std=float(facts["std"])))
 
 
 FORMATS = {
@@ -230,7 +228,6 @@ def model_card(directory: Path, config: DictConfig, deployed: Deployed, snippet:
         "epochs, batch size": f"{config.trainer.max_epochs}, {config.data.batch_size}",
         "optimizer": _call(config.optimizer),
         "learning rate schedule": _call(config.scheduler),
-        "digits made upright, centred and of one size": "yes" if deployed.data.moments else "no",
         "augmentation": _call(config.augment),
         "label smoothing": config.model.label_smoothing,
         "images held out for validation": config.data.val_size,

@@ -117,7 +117,6 @@ RULES = {
     "data.batch_size": whole(1, 60_000),
     "data.eval_batch_size": whole(1, 60_000),
     "data.val_size": whole(0, 59_999),
-    "data.moments": BOOLEAN,
     "augment.degrees": Rule("a number from 0 to 180", lambda value: _is_number(value) and 0 <= value <= 180),
     "augment.shift": PIXELS,
     "augment.scale": FRACTION,

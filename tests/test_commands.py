@@ -28,7 +28,7 @@ def trained(tmp_path_factory):
         patch.chdir(directory)
         options = "trainer=cpu trainer.max_epochs=1 trainer.limit_train_batches=300 data.batch_size=64 dropout=none"
         options += " trainer.precision=32-true"  # as what its predictions are compared with
-        recipe = "optimizer=adamw optimizer.lr=0.005 scheduler=one_cycle augment=affine data.moments=true"
+        recipe = "optimizer=adamw optimizer.lr=0.005 scheduler=one_cycle augment=affine"
         patch.setattr("sys.argv", ["train.py", "name=run", *options.split(), *recipe.split()])
         runpy.run_path(str(Path(__file__).parents[1] / "train.py"), run_name="__main__")
     return directory / "outputs" / "run"
@@ -126,7 +126,7 @@ def test_training_statistics_are_used_for_pictures(trained, cnnbp, tmp_path, cap
     for number, image in enumerate(images):
         Image.fromarray(image.numpy()).resize((140, 140)).save(tmp_path / f"{number}.png")
     with torch.no_grad():
-        wanted = model(data.normalise(data.prepare(images[:, None]))).argmax(1).tolist()
+        wanted = model(data.normalise(images[:, None].float())).argmax(1).tolist()
     cnnbp("predict", str(trained), *(f"{number}.png" for number in range(20)))
     read = [int(line.split()[1]) for line in capsys.readouterr().out.splitlines()[1:]]
     assert sum(a == b for a, b in zip(read, wanted, strict=True)) >= 19
