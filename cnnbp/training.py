@@ -22,8 +22,8 @@ from cnnbp.memory import keep_freed_memory
 from cnnbp.records import read_config, refuse_foreign_code
 
 # what Lightning says of its own calls and of the machine, of which a user can change nothing
-for _name in ("utilities.rank_zero", "accelerators.cuda"):
-    logging.getLogger(f"pytorch_lightning.{_name}").setLevel(logging.WARNING)
+logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+logging.getLogger("pytorch_lightning.accelerators.cuda").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
 warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # the metrics have done it
