@@ -88,4 +88,4 @@ def progress(run: Path) -> str:
         rows = []
     accuracies = [row.get("accuracy/val") or row.get("accuracy/test") for row in rows]
     latest = f", accuracy {float(accuracies[-1]):.2%}" if accuracies and accuracies[-1] else ""
-    return f"after epoch {len(rows)}{latest}: {run.name}"
+    return f"{f'after epoch {len(rows)}' if rows else 'in its first epoch'}{latest}: {run.name}"

@@ -99,6 +99,7 @@ def sweep(tmp_path):
 def test_the_overview_tells_the_jobs_apart(sweep):
     assert overview.state(sweep) == ([sweep / "done"], [sweep / "failed"], [sweep / "running"])
     assert overview.progress(sweep / "running") == "after epoch 2, accuracy 90.00%: running"
+    assert overview.progress(sweep / "earlier") == "in its first epoch: earlier"
 
 
 def test_the_overview_is_plain_lines_without_a_terminal(sweep, monkeypatch, capsys):
