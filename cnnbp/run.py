@@ -30,6 +30,13 @@ LOCK = ".lock"
 LONGEST_NAME = 200  # bytes; file systems allow 255
 HOW_NOT_WHAT = ("jobs", "overwrite")  # keys that say how a command goes about it, not what is trained
 
+# what a directory below outputs/ can be: how it is told, and the command that continues it
+KINDS = {
+    "single run": (".hydra", "train.py without -m"),
+    "sweep": ("multirun.yaml", "train.py -m"),
+    "study": ("trial-*", "python -m cnnbp search"),
+}
+
 
 def file_name(text: str) -> str:
     """Make one directory's name of a job's overrides: no slashes, and not too long for a file system."""
@@ -45,6 +52,14 @@ def run_name(name: Any) -> str:
     return str(name)
 
 
+def refuse_another_kind(directory: Path, own: str) -> None:
+    """Raise a UserError when the directory is of another of the `KINDS` than `own`."""
+    for kind, (mark, command) in KINDS.items():
+        if kind != own and any(directory.glob(mark)):
+            shown = os.path.relpath(directory)
+            raise UserError(f"{shown} is the directory of a {kind}; give another name=, or continue it by {command}")
+
+
 OmegaConf.register_new_resolver("file_name", file_name, replace=True)
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
@@ -54,6 +69,9 @@ class BeforeRun(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with in_one_line():
+            launcher = config.hydra.runtime.choices.launcher
+            if launcher != "serial":
+                raise UserError(f"launcher={launcher}: runs the jobs of a multirun; give -m, or leave it out")
             validate(config)
 
 
@@ -74,8 +92,8 @@ class Run:
         self.finished = False
 
     def __enter__(self) -> "Run":
-        if HydraConfig.get().mode == RunMode.RUN and (self.path / "multirun.yaml").exists():
-            raise UserError(f"{self.path} is the directory of a sweep; give another name=, or -m to continue the sweep")
+        if HydraConfig.get().mode == RunMode.RUN:
+            refuse_another_kind(self.path, "single run")
         self._lock()
         self.fresh = os.listdir(self.path) == [LOCK]
         for directory in (self.path, self.path / "checkpoints", self.path / ".hydra"):
@@ -86,7 +104,7 @@ class Run:
         self._refuse_another_config()
         self.finished = (self.path / "result.json").exists()
         if self.finished:
-            log.info("%s is finished: accuracy %.2f %%", os.path.relpath(self.path), 100 * self.score())
+            log.info("%s is finished: %s", os.path.relpath(self.path), self._told_score())
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -128,12 +146,15 @@ class Run:
         """Store the result; from now on the same command returns it."""
         with replacing(self.path / "result.json") as file:
             json.dump(result, file, indent=2)
-        log.info("accuracy %.2f %%; everything of this run is in %s", 100 * self.score(), os.path.relpath(self.path))
+        log.info("%s; everything of this run is in %s", self._told_score(), os.path.relpath(self.path))
 
     def score(self) -> float | None:
         """What a sweep maximises: the validation accuracy, without a validation split the test accuracy."""
         result = read_result(self.path / "result.json")
         return result["val_accuracy"] if "val_accuracy" in result else result["accuracy"]
+
+    def _told_score(self) -> str:
+        return f"{'validation' if self.config.data.val_size else 'test'} accuracy {self.score():.2%}"
 
     def _refuse_another_config(self) -> None:
         record = self.path / ".hydra" / "config.yaml"

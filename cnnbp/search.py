@@ -28,7 +28,7 @@ from cnnbp.configs import compose
 from cnnbp.errors import UserError
 from cnnbp.files import replacing
 from cnnbp.leaderboard import table
-from cnnbp.run import LOCK, Run, refuse_several_processes, told
+from cnnbp.run import LOCK, Run, refuse_another_kind, refuse_several_processes, told
 from cnnbp.training import build, fit, summarise
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -69,6 +69,7 @@ def search(arguments: Sequence[str]) -> None:
     given = [text for text in arguments if not re.match(r"[+~]*(search[.=]|name=)", text)]
     overrides = list({text.partition("=")[0].lstrip("+"): text for text in [*settings.overrides, *given]}.values())
     check(space, overrides)
+    refuse_another_kind(directory, "study")
     directory.mkdir(parents=True, exist_ok=True)
     try:
         study = open_study(settings, directory.name, {"overrides": overrides, "space": space})
@@ -237,7 +238,7 @@ def report(study: optuna.Study, overrides: list[str], directory: Path) -> None:
     trials = study.get_trials(deepcopy=False)
     complete = sorted((trial for trial in trials if trial.state == TrialState.COMPLETE), key=lambda trial: -trial.value)
     pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
-    print(f"\n{len(complete)} trials complete, {pruned} pruned")
+    print(f"\n{len(complete)} trial{'s' * (len(complete) != 1)} complete, {pruned} pruned")
     if not complete:
         return
     best = [{"trial": trial.number, "val_accuracy": trial.value, **trial.params} for trial in complete[:BEST_SHOWN]]

@@ -15,7 +15,7 @@ from cnnbp import leaderboard
 from cnnbp.errors import UserError, explain
 from cnnbp.files import replacing
 from cnnbp.overview import overview
-from cnnbp.run import refuse_several_processes
+from cnnbp.run import refuse_another_kind, refuse_several_processes
 from cnnbp.schema import validate
 from cnnbp.signals import interrupt, on_stop
 
@@ -57,8 +57,7 @@ class ResumingSweeper(BasicSweeper):
         """Compose the first job and each further choice of a group: a mistake in these is no single job's."""
         if len({override for job in jobs for override in job if override.startswith("name=")}) > 1:
             raise UserError("name: takes one value, of the whole sweep; each job's directory is named by its overrides")
-        if (directory / ".hydra").exists():
-            raise UserError(f"{directory} is the directory of a single run; give another name=")
+        refuse_another_kind(directory, "sweep")
         validate(self.config)
         groups = set(self.hydra_context.config_loader.list_groups(""))
         seen = None

@@ -43,6 +43,16 @@ def test_a_study_reaches_its_total_and_no_more(cnnbp, capsys):
     assert all((Path("outputs/study") / f"{name}.png").exists() for name in ("history", "parallel_coordinates"))
 
 
+def test_a_study_and_a_run_do_not_share_a_directory(train, cnnbp):
+    cnnbp("search", *SMALL, "name=study", "search.n_trials=1")
+    with pytest.raises(SystemExit, match="outputs/study is the directory of a study; give another name="):
+        train("trainer=smoke", "name=study")
+    train("trainer=smoke", "name=run")
+    with pytest.raises(SystemExit, match="outputs/run is the directory of a single run; give another name="):
+        cnnbp("search", *SMALL, "name=run", "search.n_trials=1")
+    assert not Path("outputs/run/study.db").exists()
+
+
 def test_the_test_set_is_never_looked_at(cnnbp, capsys):
     cnnbp("search", *SMALL, "name=study", "search.n_trials=1")
     assert not {"accuracy", "loss"} & result(0).keys()

@@ -147,6 +147,13 @@ def test_a_run_and_a_sweep_do_not_share_a_directory(train):
         train("-m", *SMALL, "name=run", "seed=1,2")
 
 
+def test_a_launcher_is_for_a_multirun(train):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs cnnbp[joblib]")
+    with pytest.raises(SystemExit, match="launcher=joblib: runs the jobs of a multirun; give -m, or leave it out"):
+        train(*SMALL, "launcher=joblib", "name=run")
+    assert not Path("outputs").exists()
+
+
 @pytest.mark.slow
 def test_a_sweep_killed_ten_times_ends_like_an_undisturbed_one(tmp_path, monkeypatch):
     """With SIGKILL, at moments drawn at random over what comes after the start: about one job each time."""
