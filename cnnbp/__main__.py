@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     sub = add("explain", explain, "follow one image through the network, and its gradient back")
     sub.add_argument("paths", nargs="*", metavar="PATH", help="a run directory, outputs/NAME, then perhaps a picture")
     sub.add_argument("--untrained", nargs="*", metavar="OVERRIDE", help="a fresh network instead of a run's")
-    sub.add_argument("--index", type=int, default=7, help="which test image (default: 7)")
+    sub.add_argument("--index", type=int, help="which test image, where no picture is given (default: 7)")
     sub.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
     sub.add_argument("--plot", metavar="FILE.png", help="the journey as a picture; default: explain.png in the run")
     sub.add_argument("--animate", metavar="FILE.gif", help="film the wave forward and the wave back")
@@ -113,9 +113,12 @@ def explain(arguments: argparse.Namespace) -> None:
     if len(paths) > 1:
         raise UserError(f"explain: takes one picture, not {len(paths)}")
     if paths:
+        if arguments.index is not None:
+            raise UserError("explain: takes a picture or --index, not both")
         name, image, label = paths[0], digits.load(paths[0]), None
     else:
-        name, (image, label) = f"test image {arguments.index}", data.test_image(arguments.index)
+        index = 7 if arguments.index is None else arguments.index
+        name, (image, label) = f"test image {index}", data.test_image(index)
     title = f"{source}, {name}"
     plot = arguments.plot or str(Path("." if arguments.untrained is not None else source) / "explain.png")
     explain(network, image, data.normalise, config.optimizer.lr, title, label, plot, arguments.animate)
@@ -179,14 +182,16 @@ def leaderboard(arguments: argparse.Namespace) -> None:
     finished = board.keep([row for row in rows if "error" not in row], arguments.filter)
     groups = board.over_seeds(finished, arguments.metric)
     write = {"table": board.table, "csv": board.comma_separated, "markdown": board.markdown}[arguments.format]
-    if not arguments.group:
+    if not finished:
+        print("no finished run" + " that meets --filter" * bool(arguments.filter), file=sys.stderr)
+    elif not arguments.group:
         print(write(finished))
-    if arguments.group or arguments.format != "csv":
+    if finished and (arguments.group or arguments.format != "csv"):
         print(*[] if arguments.group else ["\nover seeds\n"], write(groups, board.SEED_COLUMNS), sep="")
     if failed:
-        file = sys.stderr if arguments.format == "csv" else sys.stdout
+        file = sys.stdout if arguments.format == "table" else sys.stderr
         print(f"\nwithout a result\n{board.table(failed)}", file=file)
-    if arguments.plot:
+    if arguments.plot and finished:
         board.draw(groups if arguments.group else finished, Path(arguments.plot), arguments.metric)
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import statistics
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,8 @@ def keep(rows: list[Row], conditions: Sequence[str]) -> list[Row]:
         if not match:
             raise UserError(f"--filter {condition}: is not KEY=VALUE, KEY<VALUE or KEY>VALUE")
         key, sign, value = match[1], match[2], _value(match[3])
+        if sign != "=" and not isinstance(value, float):
+            raise UserError(f"--filter {condition}: {match[3]} is no number")
         found = [_lookup(row, key) for row in rows]
         if rows and all(value is None for value in found):
             raise UserError(f"--filter {condition}: no run has {key}")
@@ -205,6 +208,8 @@ def _lookup(row: Row, key: str) -> Any:
 
 
 def _value(text: str) -> Any:
+    with suppress(ValueError):
+        return float(text)  # YAML takes 1e-3 for a text
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
