@@ -84,4 +84,6 @@ def _explain_key(error: Exception, cause: OmegaConfBaseException) -> str:
     override = re.search(r"use \+(.+)", str(error))
     keys = [str(key) for key in cause.parent_node or () if not str(key).startswith("_") and key != "hydra"]
     known = f"; {'choose' if keys else 'see'} {', '.join(keys) or 'python train.py --cfg job'}"
+    if "trainer" in keys:  # no group's key, but the whole config
+        known += ", or a group that --help lists"
     return f"{override[1] if override else cause.full_key}: no such key{known}"

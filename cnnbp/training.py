@@ -126,6 +126,8 @@ def restore(directory: str | Path, checkpoint: str = "last") -> tuple[DictConfig
     config = read_config(record)
     for part in (config.model, config.data):
         refuse_foreign_code(record, part)
+    if checkpoint == "best" and not (checkpoints / "best.ckpt").exists():
+        raise UserError(f"{directory}: has no best checkpoint, which training keeps with data.val_size=5000 alone")
     weights = load((checkpoint == "last" and newest(checkpoints)) or checkpoints / f"{checkpoint}.ckpt")
     model = instantiate(config.model)
     model.on_load_checkpoint(weights)
