@@ -184,14 +184,15 @@ def leaderboard(arguments: argparse.Namespace) -> None:
     write = {"table": board.table, "csv": board.comma_separated, "markdown": board.markdown}[arguments.format]
     if not finished:
         print("no finished run" + " that meets --filter" * bool(arguments.filter), file=sys.stderr)
-    elif not arguments.group:
-        print(write(finished))
-    if finished and (arguments.group or arguments.format != "csv"):
-        print(*[] if arguments.group else ["\nover seeds\n"], write(groups, board.SEED_COLUMNS), sep="")
+    if finished or arguments.format == "csv":  # whose header another program reads
+        if not arguments.group:
+            print(write(finished))
+        if arguments.group or arguments.format != "csv":
+            print(*[] if arguments.group else ["\nover seeds\n"], write(groups, board.SEED_COLUMNS), sep="")
     if failed:
         file = sys.stdout if arguments.format == "table" else sys.stderr
         print(f"\nwithout a result\n{board.table(failed)}", file=file)
-    if arguments.plot and finished:
+    if arguments.plot:
         board.draw(groups if arguments.group else finished, Path(arguments.plot), arguments.metric)
 
 

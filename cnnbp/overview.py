@@ -88,4 +88,5 @@ def progress(run: Path) -> str:
         rows = []
     accuracies = [row.get("accuracy/val") or row.get("accuracy/test") for row in rows]
     latest = f", accuracy {float(accuracies[-1]):.2%}" if accuracies and accuracies[-1] else ""
-    return f"{f'after epoch {len(rows)}' if rows else 'in its first epoch'}{latest}: {run.name}"
+    when = f"after epoch {len(rows)}" if rows else "in its first epoch"
+    return f"{when}{latest}: {run.name}"

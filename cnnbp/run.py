@@ -69,7 +69,7 @@ class BeforeRun(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with in_one_line():
-            launcher = config.hydra.runtime.choices.launcher
+            launcher = config.hydra.runtime.choices.get("launcher", "serial")
             if launcher != "serial":
                 raise UserError(f"launcher={launcher}: runs the jobs of a multirun; give -m, or leave it out")
             validate(config)

@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 from cnnbp.errors import UserError
-from cnnbp.leaderboard import SEED_COLUMNS, comma_separated, draw, keep, markdown, over_seeds, ranked, t_quantile, table
+from cnnbp.leaderboard import (
+    COLUMNS,
+    SEED_COLUMNS,
+    comma_separated,
+    draw,
+    keep,
+    markdown,
+    over_seeds,
+    ranked,
+    t_quantile,
+    table,
+)
 
 RESULTS = {
     "lr=1,seed=1": {"accuracy": 0.90, "loss": 0.3, "train_seconds": 5.0, "seed": 1},
@@ -165,6 +176,9 @@ def test_the_command_lists_runs_without_a_result_apart(sweep, cnnbp, capsys):
     out, err = capsys.readouterr()
     assert not out.partition("\nwithout a result\n")[0]
     assert err == "no finished run that meets --filter\n"
+    cnnbp("leaderboard", str(sweep), "--filter", "accuracy>1", "--format", "csv", "--plot", "none.png")
+    assert capsys.readouterr().out == ",".join(COLUMNS) + "\n"
+    assert Path("none.png").exists()
     cnnbp("leaderboard", str(sweep), "nowhere")
     assert capsys.readouterr().err == "nowhere: no runs here\n"
     with pytest.raises(SystemExit, match="error: nowhere: no runs here"):

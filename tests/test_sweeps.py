@@ -152,6 +152,8 @@ def test_a_launcher_is_for_a_multirun(train):
     with pytest.raises(SystemExit, match="launcher=joblib: runs the jobs of a multirun; give -m, or leave it out"):
         train(*SMALL, "launcher=joblib", "name=run")
     assert not Path("outputs").exists()
+    train(*SMALL, "~launcher", "name=run")
+    assert Path("outputs/run/result.json").exists()
 
 
 @pytest.mark.slow
