@@ -1,40 +1,7 @@
 """Train the network: `python train.py --help` names the options."""
 
-import hydra
-from omegaconf import DictConfig
-
 from cnnbp.errors import in_one_line
-from cnnbp.run import Run, open_run, told_at_the_end
-from cnnbp.schema import validate
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(config: DictConfig) -> float | list[str]:
-    """Train, test and write result.json; return the accuracy that a sweep maximises, or what went wrong in a job."""
-    with in_one_line(), told_at_the_end() as failures, open_run(config) as run:
-        validate(config)
-        if not run.finished:
-            train(config, run)
-        return run.score()
-    return failures
-
-
-def train(config: DictConfig, run: Run, rolled_back: int = 0) -> None:
-    """Seed, build, fit and test; after a divergence perhaps again, from the last checkpoint."""
-    from cnnbp.callbacks.finite import RollBack  # heavy imports come after the cheap checks
-    from cnnbp.checkpoint import newest
-    from cnnbp.training import build, fit, summarise
-
-    checkpoint = newest(run.path / "checkpoints") or config.ckpt_path
-    data, model, trainer = build(config, rolled_back)
-    run.start()
-    try:
-        validation = fit(data, model, trainer, checkpoint)
-    except RollBack as rollback:
-        return train(config, run, rollback.times)
-    trainer.test(model, data, verbose=False)
-    run.finish(summarise(trainer, validation, config.seed))
-
+from cnnbp.train import main
 
 if __name__ == "__main__":
     with in_one_line():

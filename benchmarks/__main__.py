@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from benchmarks import VARIANTS
-from benchmarks.report import draw, summarise, tables
+from benchmarks.tables import draw, summarise, tables
 from benchmarks.turns import ROOT, measure, workers
 from cnnbp.errors import in_one_line
 from cnnbp.files import replacing

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.benchmark import Timer
 
 from benchmarks.tutorial import Waiting
-from cnnbp.training import build
+from cnnbp.training.build import build
 
 CONF = Path(__file__).parents[1] / "conf"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import cnnbp
 
-MNIST_FILE = Path(cnnbp.__file__).parent / "assets" / "mnist.npz"
+MNIST_FILE = Path(cnnbp.__file__).parent / "data" / "mnist.npz"
 
 
 class Digits(Dataset):

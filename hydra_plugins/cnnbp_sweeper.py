@@ -11,13 +11,13 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from cnnbp import leaderboard
+from cnnbp.config.options import validate
 from cnnbp.errors import UserError, explain
 from cnnbp.files import replacing
-from cnnbp.overview import overview
-from cnnbp.run import refuse_another_kind, refuse_several_processes
-from cnnbp.schema import validate
+from cnnbp.runs.run_directory import refuse_another_kind, refuse_several_processes
 from cnnbp.signals import interrupt, on_stop
+from cnnbp.sweeps import leaderboard
+from cnnbp.sweeps.job_progress import overview
 
 
 class ReadOnce(CachingConfigRepository):

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cnnbp.configs import compose
+from cnnbp.config.compose import compose
 from cnnbp.errors import UserError, in_one_line
-from cnnbp.records import read_metrics
+from cnnbp.runs.run_record import read_metrics
 from results import RECIPES, ROOT, SWEEPS, Sweep
-from results.report import report
+from results.publish import report
 
 QUICK = ("trainer=smoke", "trainer.max_epochs=2", "data.batch_size=16", "data.eval_batch_size=100")
 

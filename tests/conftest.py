@@ -1,10 +1,8 @@
 import runpy
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
+from paths import ROOT
 
 
 @pytest.fixture
@@ -22,7 +20,7 @@ def train(tmp_path, monkeypatch):
 @pytest.fixture
 def cnnbp(tmp_path, monkeypatch):
     """Run `python -m cnnbp` with arguments; return its exit status."""
-    from cnnbp.__main__ import main
+    from cnnbp.cli import main
 
     monkeypatch.chdir(tmp_path)
 

@@ -9,11 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from paths import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-ROOT = Path(__file__).parents[1]
-MODULES = ["cnnbp.run", "cnnbp.training", "cnnbp.callbacks.board", "cnnbp.callbacks.dashboard",
-           "cnnbp.callbacks.progress", "cnnbp.callbacks.checkpoints", "cnnbp.data", "cnnbp.loggers"]  # fmt: skip
+MODULES = [
+    "cnnbp.data.datamodule",
+    "cnnbp.runs.metrics_csv",
+    "cnnbp.runs.run_directory",
+    "cnnbp.training.build",
+    "cnnbp.training.callbacks.checkpoints",
+    "cnnbp.training.callbacks.component_dashboard",
+    "cnnbp.training.callbacks.progress_bar",
+    "cnnbp.training.callbacks.tensorboard_header",
+]
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(MODULES)

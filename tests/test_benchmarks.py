@@ -5,21 +5,19 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from paths import ROOT
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks import FLOAT32, NO_DROPOUT, VARIANTS, plain
 from benchmarks.ours import objects
-from benchmarks.report import summarise, tables
+from benchmarks.tables import summarise, tables
 from benchmarks.tutorial import Tutorial
 from benchmarks.worker import main
-
-ROOT = Path(__file__).parents[1]
 
 
 def benchmark(*arguments):

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-ROOT = Path(__file__).parents[1]
+from paths import ROOT
 
 MISTAKES = {
     "optimiser=adam": "error: optimiser=adam: no such key; choose data, ",

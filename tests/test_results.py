@@ -3,14 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from results import VARIANTS
-from results.report import ablation_table, accuracy_table, insert, standard_error
+from results.publish import ablation_table, accuracy_table, insert, standard_error
 
-ROOT = Path(__file__).parents[1]
 GROUP = {"parameters": 19_866, "epochs": 4, "seeds": 4, "worst": 0.99, "best": 0.996, "seconds": 60.4}
 
 

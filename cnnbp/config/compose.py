@@ -1,0 +1,35 @@
+"""A config as train.py would compose it, for commands that are no train.py."""
+
+from pathlib import Path
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict, read_write
+
+import cnnbp.config.hydra_hooks  # noqa: F401  registers the resolvers of the config
+from cnnbp.config.options import validate
+
+
+def config_directory() -> Path:
+    """The folder of config groups: `cnnbp/conf` in an installed package, `conf` in a clone."""
+    package = Path(__file__).parents[1]
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def compose(overrides: list[str], run_dir: str | Path | None = None) -> DictConfig:
+    """Compose and validate; with `run_dir` that of a run there. Hydra's own part goes where `${hydra:...}` looks."""
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        config = hydra_compose("config", overrides, return_hydra_config=True)
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.mode = RunMode.MULTIRUN if run_dir else RunMode.RUN
+        if run_dir:
+            config.hydra.runtime.output_dir = str(run_dir)
+    HydraConfig.instance().set_config(config)
+    config = config.copy()
+    with open_dict(config):
+        del config["hydra"]
+    validate(config)
+    return config

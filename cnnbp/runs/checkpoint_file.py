@@ -1,0 +1,129 @@
+"""Checkpoints: written whole or not at all, and read without running anything that they hold."""
+
+import io
+import logging
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins import CheckpointIO
+from torch import nn
+from torch.optim import Optimizer
+
+from cnnbp.errors import UserError
+from cnnbp.files import replacing
+from cnnbp.runs.run_record import LAST, PREVIOUS
+
+log = logging.getLogger(__name__)
+
+
+class CrashSafeCheckpointIO(CheckpointIO):
+    """Lightning's way to the disk and back to training, by `replacing` and `load`."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Path | None = None) -> None:
+        """Save; `storage_options` is where the file that was there is kept."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()  # torch's writer hides the reason when a disk is full
+        torch.save(checkpoint, buffer)
+        with replacing(path, "wb", keep=storage_options) as file:
+            file.write(buffer.getbuffer())
+
+    def load_checkpoint(self, path: str, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        checkpoint = load(path)
+        if not checkpoint.get("optimizer_states") or not {"lr_schedulers", "callbacks", "loops"} <= checkpoint.keys():
+            raise UserError(f"checkpoint {path}: holds weights only, nothing to continue from")
+        return checkpoint
+
+    def remove_checkpoint(self, path: str) -> None:
+        os.unlink(path)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint into memory; only plain data and tensors are accepted.
+
+    The checksums are those that torch writes, CRC-32 as in every zip file, and does not look at when it reads.
+
+    Raises:
+        UserError: the file is missing, damaged, or no checkpoint of this project.
+    """
+    try:
+        content = Path(path).read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if record := archive.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {record}")
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"checkpoint {path}: no such file") from None
+    except Exception as error:  # torch's reader raises nearly anything on a damaged file
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UserError(
+            f"checkpoint {path}: cannot be read, it is damaged or holds more than data ({reason})"
+        ) from None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"checkpoint {path}: holds no state_dict, so no run of this project wrote it")
+    return checkpoint
+
+
+def newest(directory: Path) -> Path | None:
+    """The last checkpoint, or with a warning the one before it where the last is damaged; None where there is none.
+
+    Raises:
+        UserError: no whole checkpoint is left.
+    """
+    last, previous = directory / LAST, directory / PREVIOUS
+    if not last.exists():  # killed before the first was written, or between the two renames of `replacing`
+        return previous if previous.exists() else None
+    try:
+        load(last)
+        return last
+    except UserError as error:
+        if not previous.exists():
+            raise UserError(f"{error}; there is none before it: remove it to train from the beginning") from None
+        load(previous)
+        log.warning("%s; going back to the one before it, %s", error, previous.name)
+        return previous
+
+
+def check_fits(checkpoint: dict[str, Any], module: nn.Module) -> None:
+    """Raise a UserError when the checkpoint's weights belong to a network of another architecture."""
+    saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    for name in {**wanted, **saved}:
+        if saved.get(name) != wanted.get(name):
+            raise UserError(
+                f"the checkpoint is of another architecture ({name} has shape {saved.get(name, 'none')}, here "
+                f"{wanted.get(name, 'none')}); give the model and dropout options that it was trained with"
+            )
+
+
+def check_continues(checkpoint: dict[str, Any], optimizer: Optimizer, steps: int) -> None:
+    """Raise a UserError when training cannot go on from here with this optimizer for so many steps in all.
+
+    The state of the optimizer and of the schedule is restored, so that other options would silently do nothing.
+    """
+    groups, schedules = checkpoint["optimizer_states"][0]["param_groups"], checkpoint["lr_schedulers"]
+    lowered = checkpoint["callbacks"].get("Finite", {}).get("rolled_back")
+    if len(groups) != len(optimizer.param_groups):
+        raise UserError("the checkpoint was trained with another optimizer, or by another version; start afresh")
+    for saved, group in zip(groups, optimizer.param_groups, strict=True):
+        rate = saved.get("max_lr", saved.get("initial_lr", None if schedules else saved["lr"]))  # before the schedule
+        for key, value in group.items():
+            was = rate if key == "lr" else saved.get(key)
+            if key != "params" and was != value and not (key == "lr" and (was is None or lowered)):
+                raise UserError(f"the checkpoint was trained with {key}={was}, not {value}; give the optimizer it had")
+    for schedule in schedules:
+        length = schedule.get("total_steps", schedule.get("T_max"))
+        if length not in (None, steps):
+            raise UserError(f"the checkpoint's schedule is for {length} steps in all, not {steps}; give as many epochs")
+
+
+def check_schedule(saved: list[dict[str, Any]], own: list[dict[str, Any]]) -> None:
+    """Raise a UserError when the state of another learning-rate schedule would be restored."""
+    if [state.keys() for state in saved] != [state.keys() for state in own]:
+        raise UserError("the checkpoint was trained with another schedule; give the scheduler= that it had")
+    for was, state in zip(saved, own, strict=True):
+        for key in {"step_size", "gamma", "factor", "patience"} & state.keys():
+            if was[key] != state[key]:
+                raise UserError(f"the checkpoint was trained with {key}={was[key]}, not {state[key]}; give what it had")

@@ -1,0 +1,115 @@
+"""Which states of a run are kept, and how a signal stops it."""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+
+from cnnbp.runs.run_record import LAST, PREVIOUS
+from cnnbp.signals import REQUEUE, exit_at_once, on_stop
+
+log = logging.getLogger(__name__)
+
+SAVE = 1  # what is asked for beside the numbers of signals
+
+
+class Checkpoints(Checkpoint):
+    """Saves `last.ckpt` after each epoch and every so many seconds; the one before it becomes `previous.ckpt`.
+
+    Where there is a validation split, `best.ckpt` is kept by its accuracy. A signal to stop ends the run after the
+    step it is in, and after a save, with exit status 143 (SIGTERM) or 130 (SIGINT); in a Slurm job SIGUSR1 also
+    puts the job back into the queue. A second signal ends it at once.
+
+    Args:
+        every_n_seconds: how much training a kill or a power cut may cost.
+    """
+
+    def __init__(self, directory: str, every_n_seconds: float = 60):
+        self.directory, self.every_n_seconds = Path(directory), every_n_seconds
+        self.best_accuracy = -1.0
+        self.signal = 0
+
+    @property
+    def newest(self) -> Path | None:
+        """The last checkpoint, where there is one."""
+        return next((path for path in (self.directory / LAST, self.directory / PREVIOUS) if path.exists()), None)
+
+    def state_dict(self):
+        return {"best_accuracy": self.best_accuracy}
+
+    def load_state_dict(self, state):
+        self.best_accuracy = state["best_accuracy"]
+
+    def on_train_start(self, trainer, module):
+        # a run that goes on from the one before the last found the last one damaged, and must not keep that
+        self.keep = None if trainer.ckpt_path and Path(trainer.ckpt_path).name == PREVIOUS else PREVIOUS
+        self.saved = time.monotonic()
+        on_stop(self._on_signal)  # in the place of Lightning's handlers
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        batches = batch_idx + 1
+        # after the last batch comes the evaluation, which a run continued from here would leave out
+        if batches == trainer.num_training_batches or batches % trainer.accumulate_grad_batches:
+            return
+        if asked := self._asked(trainer):
+            self._save(trainer)
+            self._stop(trainer, asked)
+
+    def on_train_epoch_end(self, trainer, module):
+        accuracy = trainer.callback_metrics.get("accuracy/val")
+        if accuracy is not None and accuracy > self.best_accuracy:
+            self.best_accuracy = accuracy.item()
+            trainer.save_checkpoint(self.directory / "best.ckpt", weights_only=False)
+        self._save(trainer)
+        self._stop(trainer, self._asked(trainer))
+
+    def on_train_end(self, trainer, module):
+        on_stop(exit_at_once)
+        self._stop(trainer, self.signal)
+
+    def on_test_start(self, trainer, module):
+        on_stop(exit_at_once)  # there is nothing to save
+
+    def _on_signal(self, number, frame):
+        if self.signal:
+            exit_at_once(number)
+        self.signal = number
+
+    def _asked(self, trainer) -> int:
+        """The signal that came, or SAVE when it is time, or 0; the same in all processes of the run."""
+        asked = self.signal or SAVE * (time.monotonic() - self.saved >= self.every_n_seconds)
+        if trainer.world_size > 1:
+            asked = torch.tensor(asked, device=trainer.strategy.root_device)
+            asked = int(trainer.strategy.reduce(asked, reduce_op="max"))
+        return asked
+
+    def _save(self, trainer) -> None:
+        for logger in trainer.loggers:
+            logger.save()  # no point may be missing that lies before the checkpoint
+        keep = self.keep and self.directory / self.keep
+        trainer.save_checkpoint(self.directory / LAST, weights_only=False, storage_options=keep)
+        self.keep, self.saved = PREVIOUS, time.monotonic()
+
+    def _stop(self, trainer, asked: int) -> None:
+        if asked <= SAVE:
+            return
+        if asked == REQUEUE and trainer.is_global_zero:
+            _requeue()
+        sys.exit(128 + asked)
+
+
+def _requeue() -> None:
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+        log.info("job %s is in the queue again", job)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "stderr", None) or str(error)).strip()
+        log.warning("job %s could not be queued again (%s): give the same command", job, reason)

@@ -1,0 +1,150 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from cnnbp.data.batches import Batches, mix
+from cnnbp.data.datamodule import DataModule
+from cnnbp.data.datasets import embedded_mnist
+from cnnbp.errors import UserError
+
+IMAGES, LABELS = torch.arange(1000).view(-1, 1), torch.arange(1000) % 10
+
+
+def ids(batches, epoch):
+    batches.set_epoch(epoch)
+    return [images.flatten().tolist() for images, _ in batches]
+
+
+@pytest.mark.parametrize("size", [1, 7, 128, 1000, 5000])
+def test_every_image_once_an_epoch_with_its_label(size):
+    batches = Batches(IMAGES, LABELS, size, seed=1)
+    assert len(list(batches)) == len(batches)
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert sorted(images.flatten().tolist()) == list(range(1000))
+    assert torch.equal(labels, images.flatten() % 10)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    first, second = Batches(IMAGES, LABELS, 100, seed=1), Batches(IMAGES, LABELS, 100, seed=1)
+    assert ids(first, 0) != ids(first, 1)
+    assert ids(second, 1) == ids(first, 1)
+    assert ids(Batches(IMAGES, LABELS, 100, seed=2), 0) != ids(first, 0)
+
+
+def test_without_a_seed_the_order_is_as_stored():
+    assert list(itertools.chain(*ids(Batches(IMAGES, LABELS, 300), 3))) == list(range(1000))
+
+
+def test_the_generator_before_a_batch_is_a_function_of_seed_epoch_and_batch():
+    def draws(epoch):
+        batches = Batches(IMAGES, LABELS, 250, seed=1)
+        batches.set_epoch(epoch)
+        return [torch.rand(()).item() for _ in batches]
+
+    first = draws(0)
+    torch.rand(99)
+    assert draws(0) == first
+    assert len({*first, *draws(1)}) == 8
+
+
+@pytest.mark.parametrize("taken", [0, 1, 4, 10])
+def test_an_epoch_continues_in_its_middle(taken):
+    whole = ids(Batches(IMAGES, LABELS, 100, seed=1), 2)
+    interrupted = Batches(IMAGES, LABELS, 100, seed=1)
+    interrupted.set_epoch(2)
+    iterator = iter(interrupted)
+    for _ in range(taken):
+        next(iterator)
+    continued = Batches(IMAGES, LABELS, 100, seed=1)
+    if taken:
+        continued.load_state_dict(interrupted.state_dict())
+    assert ids(continued, 2) == whole[taken:]
+    assert len(ids(continued, 3)) == 10
+
+
+def test_two_processes_share_each_batch():
+    parts = [ids(Batches(IMAGES, LABELS, 100, seed=1, rank=rank, world_size=2), 0) for rank in range(2)]
+    whole = ids(Batches(IMAGES, LABELS, 100, seed=1), 0)
+    assert [sorted(a + b) for a, b in zip(*parts, strict=True)] == [sorted(batch) for batch in whole]
+
+
+def test_mixed_seeds_do_not_collide():
+    assert len({mix(1, epoch, batch, 0) for epoch in range(100) for batch in range(100)}) == 10_000
+    assert mix(1, 2) != mix(2, 1)
+
+
+def test_training_images_are_stored_writer_by_writer():
+    """Why the last ones are held out: strokes of one class are alike a few images on, and not a thousand on."""
+    data = embedded_mnist()
+    ink = data.train_images.double()
+    thickness = ink.sum((1, 2)) / (ink.diff(dim=1).abs().sum((1, 2)) + ink.diff(dim=2).abs().sum((1, 2)))
+    for label in range(10):
+        own = data.train_labels == label
+        thickness[own] = (thickness[own] - thickness[own].mean()) / thickness[own].std()
+    near, far = ((thickness[lag:] * thickness[:-lag]).mean().item() for lag in (2, 1000))  # two sources take turns
+    assert near > 0.3
+    assert far < 0.05
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000, 59_999])
+def test_the_last_images_are_held_out(size):
+    data, labels = DataModule(val_size=size), embedded_mnist().train_labels
+    data.setup("fit")
+    assert torch.equal(torch.cat([data.splits["train"][1], data.splits["val"][1]]), labels)
+    assert len(data.splits["val"][1]) == len(data.splits["val"][0]) == size
+
+
+def test_every_class_has_its_share_of_those_held_out():
+    labels = embedded_mnist().train_labels
+    assert (labels[-5000:].bincount() / 5000 - labels.bincount() / 60_000).abs().max() < 0.01
+
+
+def test_the_split_does_not_depend_on_the_run_seed():
+    first, second = (DataModule(val_size=100, seed=seed) for seed in (1, 2))
+    for data in (first, second):
+        data.setup("fit")
+    assert torch.equal(first.splits["val"][0], second.splits["val"][0])
+    assert len(first.splits["train"][1]) == 59_900
+
+
+@pytest.mark.parametrize("eval_batch_size", [1000, 999, 60_000])
+def test_evaluation_sees_all_test_images(eval_batch_size):
+    data = DataModule(eval_batch_size=eval_batch_size)
+    data.setup("test")
+    assert sum(len(labels) for _, labels in data.test_dataloader()) == 10_000
+
+
+def test_normalised_training_images_have_mean_0_and_deviation_1():
+    data = DataModule()
+    data.setup("fit")
+    images = data.normalise(data.splits["train"][0].float())
+    assert abs(images.mean()) < 1e-3
+    assert abs(images.std() - 1) < 1e-3
+
+
+def test_a_pixel_is_normalised_as_published():
+    data = DataModule()
+    pixels = torch.arange(256.0)
+    published = (pixels / 255 - 0.1307) / 0.3081
+    torch.testing.assert_close(data.normalise(pixels), published)
+
+
+def test_a_validation_split_of_everything_is_refused():
+    data = DataModule(val_size=60_000)
+    with pytest.raises(UserError, match="data.val_size=60000: must be less than the 60000 training images"):
+        data.setup("fit")
+
+
+def test_users_files_are_trained_on_without_a_download(tmp_path, train):
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 40), ("t10k", 10)):
+        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        header = np.array([2051, count, 28, 28], ">i4").tobytes()
+        (tmp_path / f"{name}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        header = np.array([2049, count], ">i4").tobytes()
+        labels = rng.integers(0, 10, count, dtype=np.uint8)
+        (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+    train("data=kmnist", f"data.root={tmp_path}", "trainer=smoke", "name=own", "data.batch_size=20")
+    assert (tmp_path / "outputs/own/result.json").exists()

@@ -1,0 +1,75 @@
+"""Muon on kernels against torch's on the same numbers as matrices."""
+
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from cnnbp.model.network import Network
+from cnnbp.training.classifier import parameter_groups
+from cnnbp.training.muon import Muon
+
+OPTIONS = {"lr": 0.01, "weight_decay": 0.1}
+
+
+def steps(network, optimizer, seeds):
+    for seed in seeds:
+        torch.manual_seed(seed)
+        for parameter in network.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+
+
+def network(layout):
+    torch.manual_seed(0)
+    return Network().to(memory_format=layout)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_kernels_move_as_matrices_and_the_rest_by_adamw(layout):
+    ours, theirs = network(layout), network(layout)
+    order = (0, 2, 3, 1) if layout == torch.channels_last else (0, 1, 2, 3)
+    kernels = [p for p in theirs.parameters() if p.ndim == 4]
+    matrices = [nn.Parameter(p.detach().permute(order).reshape(len(p), -1).clone()) for p in kernels]
+    vectors = [p for p in theirs.parameters() if p.ndim == 1]
+    muon = torch.optim.Muon(matrices, momentum=0.9, adjust_lr_fn="match_rms_adamw", **OPTIONS)
+    adamw = torch.optim.AdamW(vectors, lr=0.01, weight_decay=0)
+    optimizer = Muon(parameter_groups(ours), momentum=0.9, **OPTIONS)
+    for seed in range(4):
+        steps(ours, optimizer, [seed])
+        torch.manual_seed(seed)
+        for parameter in theirs.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        for kernel, matrix in zip(kernels, matrices, strict=True):
+            matrix.grad = kernel.grad.permute(order).reshape(matrix.shape)
+        muon.step()
+        adamw.step()
+    for kernel, matrix in zip((p for p in ours.parameters() if p.ndim == 4), matrices, strict=True):
+        assert torch.equal(kernel.permute(order).reshape(matrix.shape), matrix)
+    for vector, other in zip((p for p in ours.parameters() if p.ndim == 1), vectors, strict=True):
+        assert torch.equal(vector, other)
+
+
+def test_a_restored_optimizer_goes_on_exactly():
+    whole, cut = network(torch.channels_last), network(torch.channels_last)
+    steps(whole, Muon(parameter_groups(whole), momentum=0.9, **OPTIONS), range(5))
+    first = Muon(parameter_groups(cut), momentum=0.9, **OPTIONS)
+    steps(cut, first, range(2))
+    torch.save(first.state_dict(), file := io.BytesIO())
+    file.seek(0)
+    second = Muon(parameter_groups(cut), momentum=0.9, **OPTIONS)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    steps(cut, second, range(2, 5))
+    for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_schedule_acts_on_both_parts():
+    module = network(torch.channels_last)
+    before = [p.detach().clone() for p in module.parameters()]
+    optimizer = Muon(parameter_groups(module), momentum=0.9, **OPTIONS)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    steps(module, optimizer, [1])
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))

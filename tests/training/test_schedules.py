@@ -1,0 +1,44 @@
+"""The schedules against torch's own and against straight lines."""
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
+
+from cnnbp.training import schedules
+
+EPOCHS, STEPS = 4, 5
+
+
+def rates(make):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    schedule, taken = make(optimizer), []
+    for _ in range(EPOCHS * STEPS + 1):
+        taken.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return taken
+
+
+def ours(make, **options):
+    return rates(lambda optimizer: make(optimizer, EPOCHS, STEPS, **options)["scheduler"])
+
+
+def test_without_warm_up_they_are_torchs():
+    cosine = rates(lambda optimizer: CosineAnnealingLR(optimizer, EPOCHS * STEPS, 0.1))
+    assert ours(schedules.cosine, warmup=0, final_lr=0.1) == pytest.approx(cosine)
+    line = rates(lambda optimizer: LinearLR(optimizer, 1, 0.2, EPOCHS * STEPS))
+    assert ours(schedules.linear, warmup=0, final_lr=0.1) == pytest.approx(line)
+
+
+@pytest.mark.parametrize("make", [schedules.linear, schedules.cosine])
+def test_warm_up_is_a_line_to_the_peak(make):
+    taken = ours(make, warmup=0.2, final_lr=0)
+    assert taken[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert max(taken) == taken[4]
+    assert taken[-1] == pytest.approx(0)
+
+
+def test_the_length_is_known_to_checkpoints():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    schedule = schedules.linear(optimizer, EPOCHS, STEPS, warmup=0.1, final_lr=0)["scheduler"]
+    assert schedule.state_dict()["total_steps"] == EPOCHS * STEPS

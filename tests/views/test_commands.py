@@ -1,0 +1,133 @@
+"""Evaluate and predict on a run that was really trained, for a few seconds."""
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from paths import ROOT
+from PIL import Image, ImageDraw, ImageFont
+
+from cnnbp.data.datasets import embedded_mnist
+from cnnbp.training.restore import restore
+from cnnbp.views.evaluate import over_shifts
+
+matplotlib = pytest.importorskip("matplotlib")
+
+FONTS = ("DejaVuSans", "DejaVuSans-Oblique", "DejaVuSerif", "DejaVuSansMono-Bold")
+SIZES = (16, 40, 150)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of 300 steps, made once for this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        directory = tmp_path_factory.mktemp("trained")
+        patch.chdir(directory)
+        options = "trainer=cpu trainer.max_epochs=1 trainer.limit_train_batches=300 data.batch_size=64 dropout=none"
+        options += " trainer.precision=32-true"  # as what its predictions are compared with
+        recipe = "optimizer=adamw optimizer.lr=0.005 scheduler=one_cycle augment=affine"
+        patch.setattr("sys.argv", ["train.py", "name=run", *options.split(), *recipe.split()])
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    return directory / "outputs" / "run"
+
+
+def draw(digit, font, size, path):
+    face = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"), size)
+    image = Image.new("L", (2 * size, 2 * size), 255)
+    ImageDraw.Draw(image).text((size // 2, size // 3), str(digit), font=face, fill=0)
+    image.save(path)
+
+
+def test_evaluate_gives_the_numbers_of_the_run(trained, cnnbp, capsys):
+    assert cnnbp("evaluate", str(trained)) == 0
+    result = json.loads((trained / "result.json").read_text())
+    line, head, *classes = capsys.readouterr().out.splitlines()
+    correct = round(result["accuracy"] * 10_000)
+    assert line == (
+        f"Test set: Average loss: {result['loss']:.4f}, Accuracy: {correct}/10000 ({result['accuracy']:.2%})"
+    )
+    assert head.split()[:3] == ["class", "images", "correct"]
+    counts = np.array([row.split()[:3] for row in classes], int)
+    assert counts[:, 1].tolist() == embedded_mnist().test_labels.bincount().tolist()
+    assert counts[:, 2].sum() == correct
+
+
+def test_the_mean_over_shifts(trained):
+    config, data, model = restore(trained)
+    data.setup("test")
+    images, labels = data.splits["test"]
+    inner = images[:, 1:-1, 1:-1].flatten(1).sum(1) == images.flatten(1).sum(1)  # the frame is empty
+    data.splits["test"] = images, _ = images[inner][:200], labels[inner][:200]
+    mean = torch.zeros(200, 10)
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            with torch.inference_mode():
+                pixels = images.roll((down, right), (1, 2))[:, None].float()
+                mean += model(data.normalise(pixels)).softmax(1) / 9
+    torch.testing.assert_close(over_shifts(config, data, model), mean, rtol=1e-4, atol=1e-5)
+    assert data.splits["test"][0] is images
+
+
+def test_test_time_augmentation_is_told_apart(trained, cnnbp, capsys, monkeypatch):
+    monkeypatch.setattr("cnnbp.views.evaluate.SHIFTS", ((0, 0),))
+    cnnbp("evaluate", str(trained), "--tta")
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert last == first.replace("Test set:", "Mean of 1 shifts by at most one pixel:")
+
+
+def test_evaluate_draws_a_picture(trained, cnnbp, tmp_path):
+    cnnbp("evaluate", str(trained), "--plot", "mistakes.png")
+    with Image.open(tmp_path / "mistakes.png") as image:
+        assert image.width > 1000
+    with pytest.raises(SystemExit, match="error: mistakes.xyz: "):
+        cnnbp("evaluate", str(trained), "--plot", "mistakes.xyz")
+
+
+def test_a_missing_checkpoint_is_one_line(trained, cnnbp):
+    with pytest.raises(SystemExit, match=r"error: .*: has no best checkpoint"):
+        cnnbp("evaluate", str(trained), "--checkpoint", "best")
+
+
+def test_digits_of_several_fonts_and_sizes_are_read(trained, cnnbp, tmp_path, capsys):
+    names = []
+    for font in FONTS:
+        for size in SIZES:
+            for digit in range(10):
+                names.append(f"{digit}-{font}-{size}.png")
+                draw(digit, font, size, tmp_path / names[-1])
+    assert cnnbp("predict", str(trained), *names) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[0] for row in rows] == names
+    probabilities = np.array([row[2:] for row in rows], float)
+    assert abs(probabilities.sum(1) - 1).max() < 0.006
+    assert probabilities.argmax(1).tolist() == [int(row[1]) for row in rows]
+    right = sum(row[1] == name[0] for row, name in zip(rows, names, strict=True))
+    assert right >= 0.9 * len(names)
+
+
+def test_an_unreadable_file_is_told_after_the_others_are_answered(trained, cnnbp, tmp_path, capsys):
+    draw(7, "DejaVuSans", 40, tmp_path / "seven.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert cnnbp("predict", str(trained), "broken.png", "seven.png", "missing.png") == 1
+    out, err = capsys.readouterr()
+    assert re.search(r"^seven.png +7 ", out, re.MULTILINE)
+    assert [line.split(":")[1].strip() for line in err.splitlines()] == ["broken.png", "missing.png"]
+
+
+def test_training_statistics_are_used_for_pictures(trained, cnnbp, tmp_path, capsys):
+    """An MNIST test image given as a picture gets the class that the network gives the image itself."""
+    from cnnbp.training.restore import restore
+
+    _, data, model = restore(trained)
+    images = embedded_mnist().test_images[:20]
+    for number, image in enumerate(images):
+        Image.fromarray(image.numpy()).resize((140, 140)).save(tmp_path / f"{number}.png")
+    with torch.no_grad():
+        wanted = model(data.normalise(images[:, None].float())).argmax(1).tolist()
+    cnnbp("predict", str(trained), *(f"{number}.png" for number in range(20)))
+    read = [int(line.split()[1]) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert sum(a == b for a, b in zip(read, wanted, strict=True)) >= 19

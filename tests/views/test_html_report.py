@@ -1,0 +1,254 @@
+"""The page of runs that were really trained: its numbers, that it is whole, and that it needs nothing else."""
+
+import csv
+import json
+import re
+import runpy
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import torch
+from paths import ROOT
+
+from cnnbp.data.datasets import embedded_mnist
+from cnnbp.errors import UserError
+
+pytest.importorskip("matplotlib")
+
+from cnnbp.views.html_report import _even_ticks, _log_ticks, report
+
+SMOKE = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100", "trainer.max_epochs=2")
+HOSTILE = '"><script>alert(1)</script>'
+VOID = {"meta", "br", "img"}
+
+
+class Page(HTMLParser):
+    """A parsed page: its elements as (tag, attributes, text inside), each closed in its turn."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.open = [], []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        element = [tag, dict(attributes), ""]
+        self.elements.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append([tag, dict(attributes), ""])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag, self.getpos()
+
+    def handle_data(self, data):
+        for element in self.open:
+            element[2] += data
+
+    def all(self, tag, **attributes):
+        return [
+            (own, text.strip())
+            for name, own, text in self.elements
+            if name == tag and all(own.get(key.rstrip("_")) == value for key, value in attributes.items())
+        ]
+
+    def texts(self, tag, **attributes):
+        return [text for _, text in self.all(tag, **attributes)]
+
+
+def start(directory, *overrides):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        patch.setattr(sys, "argv", ["train.py", *overrides])
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of two short epochs, with its report."""
+    directory = tmp_path_factory.mktemp("run")
+    start(directory, *SMOKE, "data.val_size=5000", "name=run")
+    assert report(directory / "outputs" / "run") == directory / "outputs" / "run" / "report.html"
+    return directory / "outputs" / "run"
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    return Page(run / "report.html")
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """A copy of the run, to be spoilt, without its checkpoints and its report."""
+    return Path(shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("*.ckpt", "report.html")))
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Two finished jobs and one that failed."""
+    directory = tmp_path_factory.mktemp("sweep")
+    with pytest.raises(SystemExit, match="1 of 3 jobs failed"):
+        start(directory, "-m", *SMOKE, "name=sweep", "optimizer.lr=-1,0.1,0.01")
+    return directory / "outputs" / "sweep"
+
+
+def test_the_key_figures_are_those_of_the_result(run, page):
+    result = json.loads((run / "result.json").read_text())
+    shown = dict(zip(page.texts("dt"), page.texts("dd"), strict=True))
+    assert shown["test accuracy"] == f"{result['accuracy']:.2%}"
+    assert shown["validation loss"] == f"{result['val_loss']:.4f}"
+    assert (shown["epochs"], shown["steps"], shown["parameters"], shown["seed"]) == ("2", "4", "19,866", "1")
+    assert shown["samples/s"] == f"{result['samples_per_second']:,.0f}"
+    assert page.texts("h1")[0].startswith(f"{run}: {result['accuracy']:.2%}")
+    assert page.texts("code") == [
+        "python train.py trainer=smoke data.batch_size=16 data.eval_batch_size=100 trainer.max_epochs=2 "
+        "data.val_size=5000 name=run"
+    ]
+    assert result["versions"]["torch"] in page.texts("td")
+
+
+def test_the_curves_hold_every_logged_value_at_its_height(run, page):
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    dots = {}
+    for own, text in page.all("circle"):
+        name, step, value = re.fullmatch(r"(.+), step (\d+): (.+)", text).groups()
+        number = float(value[:-1]) / 100 if value.endswith("%") else float(value)
+        dots.setdefault((name, "%" in value), []).append((int(step), number, float(own["cy"])))
+    columns = {"accuracy/train": ("training", True), "loss/val": ("validation", False), "loss/test": ("test", False),
+               "learning_rate": ("learning rate", False)}  # fmt: skip
+    for column, key in columns.items():
+        wanted = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
+        assert wanted
+        assert [dot[:2] for dot in dots[key]] == [(step, pytest.approx(value, rel=1e-5)) for step, value in wanted]
+    for measured in ([key for key in dots if key[1]], [("training", False), ("validation", False), ("test", False)]):
+        heights = sorted((number, -cy) for key in measured for _, number, cy in dots[key])
+        assert heights == sorted(heights, key=lambda dot: dot[1])
+
+
+def test_the_confusion_matrix_is_that_of_the_last_weights(run, page):
+    from cnnbp.training.restore import restore
+
+    _, data, model = restore(run)
+    mnist = embedded_mnist()
+    with torch.no_grad():
+        logits = torch.cat([model(data.normalise(part[:, None].float())) for part in mnist.test_images.split(1000)])
+    cells = page.source.partition('<table class="matrix">')[2].partition("</table>")[0]
+    rows = [re.findall(r"<td[^>]*>(\d*)</td>", row) for row in cells.split("<tr>")[2:]]
+    shown = torch.tensor([[int(cell or 0) for cell in row] for row in rows])
+    wanted = torch.zeros(10, 10, dtype=int)
+    wanted.index_put_((mnist.test_labels, logits.argmax(1)), torch.tensor(1), accumulate=True)
+    assert shown.shape == (10, 10)
+    assert (shown - wanted).abs().sum() <= 4  # the run's precision may differ from this one's
+    mistakes = [own["alt"] for own, _ in page.all("img") if own["alt"].startswith("A ")]
+    assert len(mistakes) == 20
+    assert all(shown[int(alt[2]), int(alt[-1])] for alt in mistakes)
+
+
+def test_the_page_needs_nothing_else_and_describes_its_pictures(run, page):
+    assert (run / "report.html").stat().st_size < 2_000_000
+    assert not re.search(r"https?:|@import|url\(|<link|<script|<iframe", page.source)
+    sources = [own["src"] for own, _ in page.all("img")]
+    assert sources
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert all(own.get("alt") for own, _ in page.all("img"))
+    assert all(own.get("aria-label") or own.get("aria-hidden") for own, _ in page.all("svg"))
+
+
+def test_what_comes_from_files_is_escaped(copy):
+    for name in ("hydra.yaml", "config.yaml"):
+        file = copy / ".hydra" / name
+        file.write_text(file.read_text().replace("name=run", f"name='{HOSTILE}'") + f"\n# {HOSTILE}\n")
+    (copy / "result.json").unlink()
+    (copy / "error.txt").write_text(f"ValueError: {HOSTILE}\n")
+    page = Page(report(copy))
+    assert not page.all("script")
+    assert HOSTILE in page.texts("code")[0]
+    assert HOSTILE in page.texts("pre")[0]
+    assert f"This run has no result: ValueError: {HOSTILE}" in page.texts("p", class_="warn")[0]
+
+
+def test_an_unfinished_run_shows_what_there_is(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("result.json"))
+    page = Page(report(copy, tmp_path / "page.html"))
+    assert page.texts("p", class_="warn")[0].startswith("This run is not finished.")
+    shown = dict(zip(page.texts("dt"), page.texts("dd"), strict=True))
+    assert shown.keys() == {"test accuracy", "test loss", "steps", "parameters", "seed"}
+    assert shown["steps"] == "4"
+
+
+def test_a_run_without_checkpoint_and_curves_says_so(copy):
+    (copy / "result.json").unlink()
+    (copy / "metrics.csv").unlink()
+    page = Page(report(copy))
+    assert not page.all("circle")
+    assert re.search("are missing: checkpoint .*last.ckpt: no such file", page.texts("p", class_="warn")[1])
+    assert "data.val_size=5000" in page.texts("code")[0]
+
+
+def test_a_sweep_ranks_its_runs_and_lists_the_failed_apart(sweep, tmp_path):
+    prefix = "data.batch_size=16,data.eval_batch_size=100,optimizer.lr="
+    good, bad = (f"{prefix}{rate},trainer.max_epochs=2,trainer=smoke" for rate in ("0.1", "-1"))
+    (sweep / good / "report.html").write_text("here")
+    path = report(sweep, tmp_path / "elsewhere.html")
+    page = Page(path)
+    with (sweep / "leaderboard.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["rank"]]
+    ranked, failed = (table.split("</table>")[0] for table in page.source.split("<tbody>")[1:])
+    names = [re.search(r"optimizer\.lr=[^,]+", row["overrides"])[0] for row in rows]
+    assert re.findall(r"optimizer\.lr=[\d.]+", ranked) == names
+    assert [f"{float(row['accuracy']):.2%}" in ranked for row in rows] == [True, True]
+    assert bad in failed
+    assert "optimizer.lr=-1: must be a number above 0" in failed
+    assert page.texts("dd")[0] == "2 of 3"
+    assert len(page.all("circle")) == 2 * 2 * 2
+    assert {text.split(",")[0] for text in page.texts("title") if ", step" in text} == set(names)
+    links = [tmp_path / unquote(own["href"]) for own, _ in page.all("a")]
+    assert [link.read_text() for link in links] == ["here"]
+    assert "-m" in page.texts("code")[0].split()
+
+
+def test_a_study_is_shown_by_its_validation_accuracy(copy):
+    trial = json.loads((copy / "result.json").read_text())
+    del trial["accuracy"], trial["loss"]  # a search never looks at the test set
+    (copy / "result.json").write_text(json.dumps(trial))
+    page = Page(report(copy.parent, copy / "study.html"))
+    assert page.texts("dt") == ["runs finished", "best validation accuracy"]
+    assert page.texts("dd") == ["1 of 1", f"{trial['val_accuracy']:.2%}"]
+    assert page.texts("th", scope="col") == ["rank", "run", "validation accuracy", "seconds"]
+
+
+def test_mistakes_of_the_user_are_one_line(tmp_path, copy, monkeypatch):
+    with pytest.raises(UserError, match="no run here"):
+        report(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"missing.page\.html: cannot be written"):
+        report(copy, tmp_path / "missing" / "page.html")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match="report.html: pictures need matplotlib"):
+        report(copy)
+    assert not (copy / "report.html").exists()
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e-6, 3e3), (0.017, 0.4), (0.0058, 0.0061), (0.3, 0.3), (0.09, 0.1)])
+def test_ticks_are_few_and_lie_on_the_axis(low, high):
+    ticks = _log_ticks(low, high)
+    assert ticks == sorted(ticks)
+    assert low <= ticks[0] <= ticks[-1] <= high
+    assert len(ticks) in range(1 if low == high else 2, 7)
+
+
+@pytest.mark.parametrize("high", [1e-5, 0.01, 0.3, 0.6, 1, 2, 3, 4, 7, 9380, 30_000])
+def test_even_ticks_start_at_zero(high):
+    ticks = _even_ticks(high)
+    assert ticks[0] == 0
+    assert 0.66 * high <= ticks[-1] <= high * 1.0001
+    assert len(ticks) in range(4, 9)
