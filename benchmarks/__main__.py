@@ -19,7 +19,9 @@ def main() -> None:
     steps, rounds = QUICK if options.quick else FULL
     steps, rounds = options.steps or steps, options.rounds or rounds
     with in_one_line():
-        with workers(options.only or list(VARIANTS), options.accelerator, options.threads) as started:
+        with workers(
+            options.only or list(VARIANTS), options.accelerator, options.threads
+        ) as started:
             results = summarise(measure(started, steps, rounds), steps)
         print(tables(results, options.markdown))
         kept = not (options.quick or options.only)
@@ -32,15 +34,35 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure training speed.")
-    parser.add_argument("--quick", action="store_true", help="about a minute, for a first look; writes no files")
-    parser.add_argument("--only", type=names, metavar="a,d", help=f"some of {','.join(VARIANTS)}; writes no files")
-    parser.add_argument("--steps", type=positive, help=f"training steps a turn; default: {FULL[0]}, quick {QUICK[0]}")
-    parser.add_argument("--rounds", type=positive, help=f"turns for each variant; default: {FULL[1]}, quick {QUICK[1]}")
-    parser.add_argument("--threads", type=positive, help="of the processor; default: torch's choice")
-    parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: auto")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure training speed."
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="about a minute, for a first look; writes no files"
+    )
+    parser.add_argument(
+        "--only", type=names, metavar="a,d", help=f"some of {','.join(VARIANTS)}; writes no files"
+    )
+    parser.add_argument(
+        "--steps",
+        type=positive,
+        help=f"training steps a turn; default: {FULL[0]}, quick {QUICK[0]}",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=positive,
+        help=f"turns for each variant; default: {FULL[1]}, quick {QUICK[1]}",
+    )
+    parser.add_argument(
+        "--threads", type=positive, help="of the processor; default: torch's choice"
+    )
+    parser.add_argument(
+        "--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: auto"
+    )
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="default: benchmarks/results.json")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="default: benchmarks/results.json"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="default: docs/benchmark.png")
     return parser.parse_args()
 
@@ -49,7 +71,9 @@ def names(text: str) -> list[str]:
     """Read a list of variants."""
     chosen = text.split(",")
     if unknown := [name for name in chosen if name not in VARIANTS]:
-        raise argparse.ArgumentTypeError(f"no variant {unknown[0]!r}; choose from {','.join(VARIANTS)}")
+        raise argparse.ArgumentTypeError(
+            f"no variant {unknown[0]!r}; choose from {','.join(VARIANTS)}"
+        )
     return list(dict.fromkeys(chosen))
 
 

@@ -21,7 +21,9 @@ CONF = Path(__file__).parents[1] / "conf"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-def objects(accelerator: str, directory, overrides) -> tuple[LightningDataModule, LightningModule, Trainer]:
+def objects(
+    accelerator: str, directory, overrides
+) -> tuple[LightningDataModule, LightningModule, Trainer]:
     """Build what train.py builds, for more epochs than are measured and without evaluation."""
     settings = [
         f"run_dir={directory}",
@@ -66,10 +68,15 @@ def floor(gate, directory, overrides) -> None:
     """Run the convolutions alone, in the fastest of the memory formats and precisions."""
     data, model, trainer = objects(gate.accelerator, directory, overrides)
     images, _ = resident_batch(data, gate.device)
-    precisions = {"32-true": nullcontext, trainer.precision: trainer.precision_plugin.train_step_context}
+    precisions = {
+        "32-true": nullcontext,
+        trainer.precision: trainer.precision_plugin.train_step_context,
+    }
     forms = {
         f"{precision} {name}": convolutions(
-            copy.deepcopy(model.network).to(gate.device, memory_format=layout).train(), images, context
+            copy.deepcopy(model.network).to(gate.device, memory_format=layout).train(),
+            images,
+            context,
         )
         for precision, context in precisions.items()
         for name, layout in LAYOUTS.items()
@@ -98,12 +105,21 @@ def convolutions(network: nn.Module, images: Tensor, context: Callable) -> Calla
         x = inputs[0].detach().requires_grad_(bool(parts))  # the images need no gradient
         parts.append((convolution, x, torch.randn_like(output)))
 
-    hooks = [module.register_forward_hook(record) for module in network.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [
+        module.register_forward_hook(record)
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
     with context():
         network(images)
     for hook in hooks:
         hook.remove()
-    leaves = [tensor for conv, x, _ in parts for tensor in (x, conv.weight, conv.bias) if tensor.requires_grad]
+    leaves = [
+        tensor
+        for conv, x, _ in parts
+        for tensor in (x, conv.weight, conv.bias)
+        if tensor.requires_grad
+    ]
 
     def work():
         with context():

@@ -21,8 +21,12 @@ class Digits(Dataset):
 
     def __init__(self):
         with np.load(MNIST_FILE) as arrays:
-            self.data, self.targets = (torch.from_numpy(arrays[name]) for name in ("train_images", "train_labels"))
-        self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+            self.data, self.targets = (
+                torch.from_numpy(arrays[name]) for name in ("train_images", "train_labels")
+            )
+        self.transform = transforms.Compose(
+            [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
+        )
 
     def __len__(self) -> int:
         return len(self.data)
@@ -42,7 +46,12 @@ def network() -> nn.Sequential:
     """The published network, images (N, 1, 28, 28) to log-probabilities (N, 10)."""
 
     def block(inputs, outputs, kernel, stride, *dropout):
-        return nn.Conv2d(inputs, outputs, kernel, stride, padding=1), nn.ReLU(), nn.BatchNorm2d(outputs), *dropout
+        return (
+            nn.Conv2d(inputs, outputs, kernel, stride, padding=1),
+            nn.ReLU(),
+            nn.BatchNorm2d(outputs),
+            *dropout,
+        )
 
     return nn.Sequential(
         *block(1, 32, 5, 1, nn.Dropout(0.05)),

@@ -16,7 +16,10 @@ BATCH, EPOCH = 128, 60_000  # images
 def summarise(answers: dict[str, list[dict]], steps: int) -> dict:
     """Collect the machine, each variant's speed and memory, and the ratios, which are taken round by round."""
     last = {name: given[-1] for name, given in answers.items()}
-    speeds = {name: [steps * BATCH / answer["seconds"] for answer in given] for name, given in answers.items()}
+    speeds = {
+        name: [steps * BATCH / answer["seconds"] for answer in given]
+        for name, given in answers.items()
+    }
     variants = {
         name: {
             "title": VARIANTS[name].title,
@@ -46,12 +49,17 @@ def spread(values: list[float]) -> dict[str, float]:
 def ratios(speeds: dict[str, list[float]], memory: dict[str, list[float]]) -> list[dict]:
     """Compare those variants that were measured; `reached` says whether the median keeps to the target."""
     found = []
-    for what, targets, values, sign in ("speed", SPEED_RATIOS, speeds, 1), ("memory", MEMORY_RATIOS, memory, -1):
+    for what, targets, values, sign in (
+        ("speed", SPEED_RATIOS, speeds, 1),
+        ("memory", MEMORY_RATIOS, memory, -1),
+    ):
         for (x, y), target in targets.items():
             if x in values and y in values:
                 ratio = spread([a / b for a, b in zip(values[x], values[y], strict=True)])
                 reached = sign * ratio["median"] >= sign * target
-                found.append({"what": what, "of": x, "over": y, "target": target, "reached": reached} | ratio)
+                found.append(
+                    {"what": what, "of": x, "over": y, "target": target, "reached": reached} | ratio
+                )
     return found
 
 
@@ -77,9 +85,19 @@ def tables(results: dict, markdown: bool) -> str:
         target = f"{'>=' if row['what'] == 'speed' else '<='} {row['target']:.2f}"
         numbers = f"{row['median']:.3f}", f"{row['min']:.3f} to {row['max']:.3f}"
         compared.append(
-            (f"{row['of']} / {row['over']}", row["what"], target, "yes" if row["reached"] else "no", *numbers)
+            (
+                f"{row['of']} / {row['over']}",
+                row["what"],
+                target,
+                "yes" if row["reached"] else "no",
+                *numbers,
+            )
         )
-    parts = [describe(results), table(speeds, markdown), *[table(compared, markdown)] * (len(compared) > 1)]
+    parts = [
+        describe(results),
+        table(speeds, markdown),
+        *[table(compared, markdown)] * (len(compared) > 1),
+    ]
     return "\n\n".join(parts)
 
 
@@ -105,7 +123,9 @@ def table(rows: list[tuple[str, ...]], markdown: bool) -> str:
     ]
     if not markdown:
         return "\n".join("  ".join(line).rstrip() for line in lines)
-    lines.insert(1, ["-" * width if i < 3 else "-" * (width - 1) + ":" for i, width in enumerate(widths)])
+    lines.insert(
+        1, ["-" * width if i < 3 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -121,7 +141,11 @@ def draw(results: dict, path: Path) -> None:
         axes.barh(labels, medians, xerr=spans, color=colours, capsize=3)
         for place, speed in enumerate(speeds):
             axes.annotate(
-                f"{speed['median']:,.0f}", (speed["max"], place), (6, 0), textcoords="offset points", va="center"
+                f"{speed['median']:,.0f}",
+                (speed["max"], place),
+                (6, 0),
+                textcoords="offset points",
+                va="center",
             )
         axes.set(xlabel="training images a second: median, and span over the rounds")
         axes.set_title(describe(results), fontsize=8)

@@ -37,7 +37,9 @@ class Worker:
         """
         line = self.process.stdout.readline()
         if not line:
-            raise UserError(f"variant {self.name} ended with status {self.process.wait()}; its last words are above")
+            raise UserError(
+                f"variant {self.name} ended with status {self.process.wait()}; its last words are above"
+            )
         return json.loads(line)
 
     def run(self, steps: int) -> dict:
@@ -59,7 +61,14 @@ def workers(names: list[str], accelerator: str, threads: int | None) -> Iterator
         screen = stack.enter_context(_screen())
         started = {}
         for name in names:
-            command = [sys.executable, "-m", "benchmarks.worker", name, f"{directory}/{name}", accelerator]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.worker",
+                name,
+                f"{directory}/{name}",
+                accelerator,
+            ]
             own = environment | dict(VARIANTS[name].environment)
             streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": screen}
             process = stack.enter_context(subprocess.Popen(command, **streams, text=True, env=own))

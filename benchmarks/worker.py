@@ -27,8 +27,16 @@ class Gate:
         if accelerator == "gpu" and not has_gpu:
             sys.exit("--accelerator gpu: torch finds no GPU here")
         self.accelerator = accelerator if accelerator != "auto" else "gpu" if has_gpu else "cpu"
-        self.device = torch.accelerator.current_accelerator() if self.accelerator == "gpu" else torch.device("cpu")
-        self.facts = {"device": device_name(self.device), "threads": torch.get_num_threads(), "form": "32-true"}
+        self.device = (
+            torch.accelerator.current_accelerator()
+            if self.accelerator == "gpu"
+            else torch.device("cpu")
+        )
+        self.facts = {
+            "device": device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "form": "32-true",
+        }
         self.answers, self.left, self.start = answers, 0, time.perf_counter()
 
     def step(self) -> None:
@@ -43,7 +51,11 @@ class Gate:
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
         seconds = time.perf_counter() - self.start
-        print(json.dumps(self.facts | {"seconds": seconds, "peak_mb": self.peak_mb()}), file=self.answers, flush=True)
+        print(
+            json.dumps(self.facts | {"seconds": seconds, "peak_mb": self.peak_mb()}),
+            file=self.answers,
+            flush=True,
+        )
         return int(sys.stdin.readline() or sys.exit())
 
     def peak_mb(self) -> float:

@@ -19,7 +19,9 @@ def main() -> int | None:
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    top = argparse.ArgumentParser(prog="python -m cnnbp", description="What can be done beside training.")
+    top = argparse.ArgumentParser(
+        prog="python -m cnnbp", description="What can be done beside training."
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name, command, text):
@@ -28,48 +30,103 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     sub = add("summary", summary, "print the layers of the network, measured on a forward pass")
-    sub.add_argument("overrides", nargs="*", help="as for train.py: dropout=none model.network.norm=group")
-    sub.add_argument("--wide", action="store_true", help="add receptive field, jump and multiply-accumulates")
+    sub.add_argument(
+        "overrides", nargs="*", help="as for train.py: dropout=none model.network.norm=group"
+    )
+    sub.add_argument(
+        "--wide", action="store_true", help="add receptive field, jump and multiply-accumulates"
+    )
 
     sub = add("evaluate", evaluate, "test a trained run, class by class")
     _add_run(sub)
-    sub.add_argument("--plot", metavar="FILE.png", help="draw the confusion matrix and the worst mistakes")
     sub.add_argument(
-        "--tta", action="store_true", help="also test-time augmentation: the mean over shifts by one pixel"
+        "--plot", metavar="FILE.png", help="draw the confusion matrix and the worst mistakes"
+    )
+    sub.add_argument(
+        "--tta",
+        action="store_true",
+        help="also test-time augmentation: the mean over shifts by one pixel",
     )
 
     sub = add("predict", predict, "read the digits on pictures")
     _add_run(sub)
-    sub.add_argument("files", nargs="+", metavar="FILE", help="any picture with one digit on a plain ground")
+    sub.add_argument(
+        "files", nargs="+", metavar="FILE", help="any picture with one digit on a plain ground"
+    )
 
     sub = add("explain", explain, "follow one image through the network, and its gradient back")
-    sub.add_argument("paths", nargs="*", metavar="PATH", help="a run directory, outputs/NAME, then perhaps a picture")
-    sub.add_argument("--untrained", nargs="*", metavar="OVERRIDE", help="a fresh network instead of a run's")
-    sub.add_argument("--index", type=int, help="which test image, where no picture is given (default: 7)")
+    sub.add_argument(
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="a run directory, outputs/NAME, then perhaps a picture",
+    )
+    sub.add_argument(
+        "--untrained", nargs="*", metavar="OVERRIDE", help="a fresh network instead of a run's"
+    )
+    sub.add_argument(
+        "--index", type=int, help="which test image, where no picture is given (default: 7)"
+    )
     sub.add_argument("--checkpoint", choices=("last", "best"), default="last", help="default: last")
-    sub.add_argument("--plot", metavar="FILE.png", help="the journey as a picture; default: explain.png in the run")
-    sub.add_argument("--animate", metavar="FILE.gif", help="film the wave forward and the wave back")
+    sub.add_argument(
+        "--plot",
+        metavar="FILE.png",
+        help="the journey as a picture; default: explain.png in the run",
+    )
+    sub.add_argument(
+        "--animate", metavar="FILE.gif", help="film the wave forward and the wave back"
+    )
 
-    sub = add("export", export, "write a trained run as a file for other programs, with a model card")
+    sub = add(
+        "export", export, "write a trained run as a file for other programs, with a model card"
+    )
     _add_run(sub)
     sub.add_argument("--format", choices=("onnx", "safetensors", "torch"), required=True)
-    sub.add_argument("--output", metavar="FILE", help="default: model.onnx, .safetensors or .pt2 in the run directory")
+    sub.add_argument(
+        "--output",
+        metavar="FILE",
+        help="default: model.onnx, .safetensors or .pt2 in the run directory",
+    )
 
     sub = add("report", report, "write a run or a sweep as one HTML page")
     sub.add_argument("directory", help="a run's or a sweep's directory, outputs/NAME")
     sub.add_argument("--output", metavar="FILE.html", help="default: report.html in the directory")
 
     sub = add("search", search, "look for the best values of any keys, on validation images")
-    sub.add_argument("overrides", nargs="*", help="as for train.py: name=NAME, search=CHOICE, search.n_trials=20, ...")
+    sub.add_argument(
+        "overrides",
+        nargs="*",
+        help="as for train.py: name=NAME, search=CHOICE, search.n_trials=20, ...",
+    )
     sub.epilog = "The same command with the same name continues the study, also in several processes at once."
 
     sub = add("leaderboard", leaderboard, "rank runs, one by one and over seeds")
-    sub.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="of runs, sweeps, studies: outputs/NAME")
-    sub.add_argument("--filter", nargs="+", default=[], metavar="KEY=VALUE", help="also KEY<VALUE: 'accuracy>0.99'")
+    sub.add_argument(
+        "directories",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="of runs, sweeps, studies: outputs/NAME",
+    )
+    sub.add_argument(
+        "--filter",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="also KEY<VALUE: 'accuracy>0.99'",
+    )
     metrics = ("val_accuracy", "accuracy", "val_loss", "loss", "seconds")
-    sub.add_argument("--metric", choices=metrics, help="what to rank by; default: validation, else test accuracy")
-    sub.add_argument("--group", action="store_true", help="only the groups of runs that differ by their seed alone")
-    sub.add_argument("--format", choices=("table", "csv", "markdown"), default="table", help="default: table")
+    sub.add_argument(
+        "--metric", choices=metrics, help="what to rank by; default: validation, else test accuracy"
+    )
+    sub.add_argument(
+        "--group",
+        action="store_true",
+        help="only the groups of runs that differ by their seed alone",
+    )
+    sub.add_argument(
+        "--format", choices=("table", "csv", "markdown"), default="table", help="default: table"
+    )
     sub.add_argument("--plot", metavar="FILE.png", help="draw the best 50")
     return top
 
@@ -87,7 +144,12 @@ def summary(arguments: argparse.Namespace) -> None:
     from cnnbp.model.layer_table import measure, table
 
     config = _compose(arguments.overrides)
-    print(table(measure(instantiate(config.model.network), torch.zeros(1, 1, 28, 28)), wide=arguments.wide))
+    print(
+        table(
+            measure(instantiate(config.model.network), torch.zeros(1, 1, 28, 28)),
+            wide=arguments.wide,
+        )
+    )
 
 
 def explain(arguments: argparse.Namespace) -> None:
@@ -120,8 +182,12 @@ def explain(arguments: argparse.Namespace) -> None:
         index = 7 if arguments.index is None else arguments.index
         name, (image, label) = f"test image {index}", data.test_image(index)
     title = f"{source}, {name}"
-    plot = arguments.plot or str(Path("." if arguments.untrained is not None else source) / "explain.png")
-    explain(network, image, data.normalise, config.optimizer.lr, title, label, plot, arguments.animate)
+    plot = arguments.plot or str(
+        Path("." if arguments.untrained is not None else source) / "explain.png"
+    )
+    explain(
+        network, image, data.normalise, config.optimizer.lr, title, label, plot, arguments.animate
+    )
 
 
 def _compose(overrides: list[str]) -> DictConfig:
@@ -181,14 +247,20 @@ def leaderboard(arguments: argparse.Namespace) -> None:
     failed = [row for row in rows if "error" in row]
     finished = board.keep([row for row in rows if "error" not in row], arguments.filter)
     groups = board.over_seeds(finished, arguments.metric)
-    write = {"table": board.table, "csv": board.comma_separated, "markdown": board.markdown}[arguments.format]
+    write = {"table": board.table, "csv": board.comma_separated, "markdown": board.markdown}[
+        arguments.format
+    ]
     if not finished:
         print("no finished run" + " that meets --filter" * bool(arguments.filter), file=sys.stderr)
     if finished or arguments.format == "csv":  # whose header another program reads
         if not arguments.group:
             print(write(finished))
         if arguments.group or arguments.format != "csv":
-            print(*[] if arguments.group else ["\nover seeds\n"], write(groups, board.SEED_COLUMNS), sep="")
+            print(
+                *[] if arguments.group else ["\nover seeds\n"],
+                write(groups, board.SEED_COLUMNS),
+                sep="",
+            )
     if failed:
         file = sys.stdout if arguments.format == "table" else sys.stderr
         print(f"\nwithout a result\n{board.table(failed)}", file=file)

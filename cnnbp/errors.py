@@ -8,15 +8,27 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hydra.errors import CompactHydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    CompactHydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf.errors import OmegaConfBaseException
 
 from cnnbp.signals import exiting
 
 # further processes of a run inherit what in_one_line sets, and must not take it for the user's wish
-WANTS_TRACEBACKS = os.environ.setdefault("CNNBP_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
+WANTS_TRACEBACKS = (
+    os.environ.setdefault("CNNBP_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
+)
 
-LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}  # Hydra's, ours
+LAUNCHERS = {
+    "joblib": "joblib",
+    "submitit_slurm": "slurm",
+    "submitit_local": "slurm",
+    "ray": "ray",
+}  # Hydra's, ours
 
 
 class UserError(ValueError):
@@ -33,20 +45,28 @@ def in_one_line() -> Iterator[None]:
             yield
             sys.stdout.flush()
     except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the end of Python would tell of it
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or the end of Python would tell of it
         sys.exit(1)
     except (UserError, CompactHydraException, OmegaConfBaseException, OSError) as error:
         if WANTS_TRACEBACKS:
             raise
         # what is wrong is wrong in every process of a run, and the first one tells it
-        sys.exit(1 if int(os.environ.get("LOCAL_RANK", 0)) else f"error: {' '.join(explain(error).split())}")
+        sys.exit(
+            1
+            if int(os.environ.get("LOCAL_RANK", 0))
+            else f"error: {' '.join(explain(error).split())}"
+        )
     except Exception as error:
         lightnings = type(error).__name__ == "MisconfigurationException"  # not to import here
         hydras = str(error).startswith("Config group override must be")
         if WANTS_TRACEBACKS or not (lightnings or hydras):
             raise
         if hydras:  # which does not say of which group
-            sys.exit(f"error: {error}; give a choice, as in optimizer=adam or logger=none; --help lists them")
+            sys.exit(
+                f"error: {error}; give a choice, as in optimizer=adam or logger=none; --help lists them"
+            )
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 
@@ -68,7 +88,9 @@ def explain(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override}: is not KEY=VALUE as Hydra reads it (put quotes round special characters)"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "the disk is full; free some space, then the same command with the same name= continues"
+        return (
+            "the disk is full; free some space, then the same command with the same name= continues"
+        )
     if "Cannot merge" in f"{error} {error.__cause__}":
         key = re.search(r"Error merging override \+*([^=\s]+)", str(error))
         return f"{key[1] if key else 'override'}: does not fit what is there, a list or a group of keys"
@@ -82,7 +104,11 @@ def explain(error: Exception) -> str:
 
 def _explain_key(error: Exception, cause: OmegaConfBaseException) -> str:
     override = re.search(r"use \+(.+)", str(error))
-    keys = [str(key) for key in cause.parent_node or () if not str(key).startswith("_") and key != "hydra"]
+    keys = [
+        str(key)
+        for key in cause.parent_node or ()
+        if not str(key).startswith("_") and key != "hydra"
+    ]
     known = f"; {'choose' if keys else 'see'} {', '.join(keys) or 'python train.py --cfg job'}"
     if "trainer" in keys:  # no group's key, but the whole config
         known += ", or a group that --help lists"

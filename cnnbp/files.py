@@ -46,6 +46,8 @@ def remove_parts(directory: Path) -> None:
 def _flush_directory(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(descriptor)  # a new name outlives a power cut only when its directory is on the disk too
+        os.fsync(
+            descriptor
+        )  # a new name outlives a power cut only when its directory is on the disk too
     finally:
         os.close(descriptor)

@@ -21,7 +21,9 @@ def on_stop(handler: Callable[[int, FrameType | None], None]) -> None:
 
 def exit_at_once(number: int, frame: FrameType | None = None) -> None:
     """End the process with the usual exit status: 143 after SIGTERM, 130 after SIGINT."""
-    os._exit(128 + number)  # an exception would end in a crash where C++ has called Python, as in torch's import
+    os._exit(
+        128 + number
+    )  # an exception would end in a crash where C++ has called Python, as in torch's import
 
 
 def interrupt(number: int, frame: FrameType | None = None) -> None:

@@ -24,7 +24,9 @@ def train(config: DictConfig, run: Run, rolled_back: int = 0) -> None:
     """Seed, build, fit and test; after a divergence perhaps again, from the last checkpoint."""
     from cnnbp.runs.checkpoint_file import newest
     from cnnbp.training.build import build, fit, summarise
-    from cnnbp.training.callbacks.divergence import RollBack  # heavy imports come after the cheap checks
+    from cnnbp.training.callbacks.divergence import (
+        RollBack,
+    )  # heavy imports come after the cheap checks
 
     checkpoint = newest(run.path / "checkpoints") or config.ckpt_path
     data, model, trainer = build(config, rolled_back)

@@ -56,13 +56,17 @@ class ResumingSweeper(BasicSweeper):
     def _check(self, jobs: list[list[str]], directory: Path) -> None:
         """Compose the first job and each further choice of a group: a mistake in these is no single job's."""
         if len({override for job in jobs for override in job if override.startswith("name=")}) > 1:
-            raise UserError("name: takes one value, of the whole sweep; each job's directory is named by its overrides")
+            raise UserError(
+                "name: takes one value, of the whole sweep; each job's directory is named by its overrides"
+            )
         refuse_another_kind(directory, "sweep")
         validate(self.config)
         groups = set(self.hydra_context.config_loader.list_groups(""))
         seen = None
         for job in jobs:
-            choices = {override for override in job if override.partition("=")[0].lstrip("+~") in groups}
+            choices = {
+                override for override in job if override.partition("=")[0].lstrip("+~") in groups
+            }
             if seen is None or not choices <= seen:
                 refuse_several_processes(self._compose(job))
                 seen = choices | (seen or set())
@@ -75,18 +79,33 @@ class ResumingSweeper(BasicSweeper):
 
         Composing the config of a job takes longer than all else that a finished one needs.
         """
-        sources = [Path(source.path) for source in self.config.hydra.runtime.config_sources if source.schema == "file"]
-        changed = max((file.stat().st_mtime for source in sources for file in source.rglob("*.yaml")), default=0)
+        sources = [
+            Path(source.path)
+            for source in self.config.hydra.runtime.config_sources
+            if source.schema == "file"
+        ]
+        changed = max(
+            (file.stat().st_mtime for source in sources for file in source.rglob("*.yaml")),
+            default=0,
+        )
         finished = set()
         for run in (path.parent for path in directory.glob("*/result.json")):
             record = run / ".hydra" / "overrides.yaml"
-            if record.exists() and record.stat().st_mtime > changed and "error" not in leaderboard.outcome(run):
+            if (
+                record.exists()
+                and record.stat().st_mtime > changed
+                and "error" not in leaderboard.outcome(run)
+            ):
                 finished.add(self._lasting(leaderboard.given(run)))
         return finished
 
     def _lasting(self, overrides: Iterable[str]) -> frozenset[str]:
         passing = self.config.hydra.job.config.override_dirname.exclude_keys
-        return frozenset(override for override in overrides if override.partition("=")[0].lstrip("+~") not in passing)
+        return frozenset(
+            override
+            for override in overrides
+            if override.partition("=")[0].lstrip("+~") not in passing
+        )
 
     def _launch(self, jobs: list[list[str]], directory: Path) -> dict[Path, str]:
         """Run the jobs; return why the failed ones failed."""
@@ -97,13 +116,19 @@ class ResumingSweeper(BasicSweeper):
             with overview(directory, len(jobs)) if parallel else nullcontext():
                 returns = self.launcher.launch(jobs, initial_job_idx=0)
         except KeyboardInterrupt as stop:
-            print(f"stopped; the same command with name={directory.name} continues", file=sys.stderr)
+            print(
+                f"stopped; the same command with name={directory.name} continues", file=sys.stderr
+            )
             sys.exit(stop.args[0])
         except Exception as error:
             choice = self.config.hydra.runtime.choices.launcher
             raise UserError(
                 f"launcher={choice}: {explain(error)}; with name={directory.name} the same command continues"
             ) from error
-        outcomes = {Path(done.hydra_cfg.hydra.runtime.output_dir): done.return_value for done in returns}
+        outcomes = {
+            Path(done.hydra_cfg.hydra.runtime.output_dir): done.return_value for done in returns
+        }
         failed = {path: value[0] for path, value in outcomes.items() if isinstance(value, list)}
-        return {directory / os.path.relpath(path, directory): error for path, error in failed.items()}
+        return {
+            directory / os.path.relpath(path, directory): error for path, error in failed.items()
+        }

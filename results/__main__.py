@@ -20,7 +20,9 @@ QUICK = ("trainer=smoke", "trainer.max_epochs=2", "data.batch_size=16", "data.ev
 def main() -> None:
     """Train, then report."""
     options = parse()
-    prefix, limits, docs = ("quick-", QUICK, Path("outputs")) if options.quick else ("", (), ROOT / "docs")
+    prefix, limits, docs = (
+        ("quick-", QUICK, Path("outputs")) if options.quick else ("", (), ROOT / "docs")
+    )
     with in_one_line():
         for name in options.only or RECIPES:
             overrides, seeds = SWEEPS[name]
@@ -36,10 +38,20 @@ def parse() -> argparse.Namespace:
         "Started again, it goes on where it was.",
     )
     parser.add_argument(
-        "--only", nargs="+", choices=SWEEPS, metavar="SWEEP", help=f"of {', '.join(SWEEPS)}; default: all but the last"
+        "--only",
+        nargs="+",
+        choices=SWEEPS,
+        metavar="SWEEP",
+        help=f"of {', '.join(SWEEPS)}; default: all but the last",
     )
-    parser.add_argument("--seeds", type=int, choices=range(1, 11), metavar="N", help="1 to 10; default: all")
-    parser.add_argument("--quick", action="store_true", help="two steps an epoch, to see it work; writes to outputs/")
+    parser.add_argument(
+        "--seeds", type=int, choices=range(1, 11), metavar="N", help="1 to 10; default: all"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="two steps an epoch, to see it work; writes to outputs/",
+    )
     return parser.parse_args()
 
 
@@ -49,7 +61,13 @@ def train(name: str, sweep: Sweep) -> None:
     Raises:
         UserError: a job failed.
     """
-    arguments = ["train.py", "-m", f"name={name}", *sweep.overrides, f"seed={','.join(map(str, sweep.seeds))}"]
+    arguments = [
+        "train.py",
+        "-m",
+        f"name={name}",
+        *sweep.overrides,
+        f"seed={','.join(map(str, sweep.seeds))}",
+    ]
     print("python", shlex.join(arguments), flush=True)
     total = jobs(sweep) * max_epochs(sweep)
     done = sum(len(read_metrics(run / "metrics.csv")) for run in Path("outputs", name).glob("*/"))
@@ -61,7 +79,9 @@ def train(name: str, sweep: Sweep) -> None:
         for line in process.stdout:
             bar.update("batch_id=" in line)  # the line that ends an epoch
     if process.returncode:
-        raise UserError(f"{name}: not all of it was trained; see error.txt and train.log below outputs/{name}")
+        raise UserError(
+            f"{name}: not all of it was trained; see error.txt and train.log below outputs/{name}"
+        )
 
 
 def jobs(sweep: Sweep) -> int:
@@ -74,7 +94,9 @@ def jobs(sweep: Sweep) -> int:
 
 def max_epochs(sweep: Sweep) -> int:
     """How many epochs each run of a sweep has."""
-    return compose([override for override in sweep.overrides if "," not in override]).trainer.max_epochs
+    return compose(
+        [override for override in sweep.overrides if "," not in override]
+    ).trainer.max_epochs
 
 
 if __name__ == "__main__":

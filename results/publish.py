@@ -44,7 +44,11 @@ def group(directory: Path, part: str = "") -> Group | None:
         return None
     runs = [directory / row["overrides"] for row in rows]
     common = {key: rows[0][key] for key in ("parameters", "epochs")}
-    return over_seeds(rows)[0] | common | {"runs": runs, "seconds": mean(row["seconds"] for row in rows)}
+    return (
+        over_seeds(rows)[0]
+        | common
+        | {"runs": runs, "seconds": mean(row["seconds"] for row in rows)}
+    )
 
 
 def accuracy_table(recipes: dict[str, Group]) -> str:
@@ -56,19 +60,25 @@ def accuracy_table(recipes: dict[str, Group]) -> str:
     for name, found in recipes.items():
         lines.append(
             f"| `{name}` | {found['parameters']:,} | {found['epochs']} | {found['seeds']} | {spread(found)} | "
-            f"{found['worst']:.2%} | {found['best']:.2%} | {found['seconds']:.0f} |".replace("%", "")
+            f"{found['worst']:.2%} | {found['best']:.2%} | {found['seconds']:.0f} |".replace(
+                "%", ""
+            )
         )
     return "\n".join(lines)
 
 
 def spread(found: Group) -> str:
     """Mean and sample standard deviation in %."""
-    return f"{100 * found['mean']:.3f}" + (f" ± {100 * found['deviation']:.3f}" if "deviation" in found else "")
+    return f"{100 * found['mean']:.3f}" + (
+        f" ± {100 * found['deviation']:.3f}" if "deviation" in found else ""
+    )
 
 
 def standard_error(*groups: Group) -> float:
     """Of the mean of one group, or of the difference between the means of two; infinite where a group is one run."""
-    return math.sqrt(sum(found.get("deviation", math.inf) ** 2 / found["seeds"] for found in groups))
+    return math.sqrt(
+        sum(found.get("deviation", math.inf) ** 2 / found["seeds"] for found in groups)
+    )
 
 
 def ablation_table(variants: dict[str, Group]) -> str:
@@ -80,7 +90,11 @@ def ablation_table(variants: dict[str, Group]) -> str:
     ]
     for name, found in sorted(variants.items(), key=lambda item: -item[1]["mean"]):
         difference, error = found["mean"] - reference["mean"], standard_error(found, reference)
-        told = f"{100 * difference:+.3f} ± {100 * error:.3f}" if abs(difference) >= 2 * error else "none"
+        told = (
+            f"{100 * difference:+.3f} ± {100 * error:.3f}"
+            if abs(difference) >= 2 * error
+            else "none"
+        )
         lines.append(
             f"| `{name}` | {words(name)} | {found['parameters']:,} | {found['seeds']} | {spread(found)} | "
             f"{'' if name == 'reference' else told} |"
@@ -90,7 +104,9 @@ def ablation_table(variants: dict[str, Group]) -> str:
 
 def words(variant: str) -> str:
     """What a variant is, as its config says."""
-    return re.search(r"^# (?!@)(.+)$", (ROOT / "conf" / "ablation" / f"{variant}.yaml").read_text(), re.M)[1]
+    return re.search(
+        r"^# (?!@)(.+)$", (ROOT / "conf" / "ablation" / f"{variant}.yaml").read_text(), re.M
+    )[1]
 
 
 def draw_accuracy(recipes: dict[str, Group], path: Path) -> None:
@@ -98,15 +114,23 @@ def draw_accuracy(recipes: dict[str, Group], path: Path) -> None:
     with figure(path, width=9, height=5) as axes:
         for name, found in recipes.items():
             seconds, accuracies = [], []
-            for rows in zip(*(read_metrics(run / "metrics.csv") for run in found["runs"]), strict=True):
-                seconds.append(mean(float(row["speed/epoch_seconds"]) for row in rows) + (seconds or [0])[-1])
+            for rows in zip(
+                *(read_metrics(run / "metrics.csv") for run in found["runs"]), strict=True
+            ):
+                seconds.append(
+                    mean(float(row["speed/epoch_seconds"]) for row in rows) + (seconds or [0])[-1]
+                )
                 accuracies.append([100 * float(row["accuracy/test"]) for row in rows])
-            (line,) = axes.plot(seconds, [mean(values) for values in accuracies], marker=".", label=name)
+            (line,) = axes.plot(
+                seconds, [mean(values) for values in accuracies], marker=".", label=name
+            )
             low, high = zip(*((min(values), max(values)) for values in accuracies), strict=True)
             axes.fill_between(seconds, low, high, color=line.get_color(), alpha=0.15)
         if max(found["mean"] for found in recipes.values()) > 0.99:
             axes.set_ylim(98.5, 99.8)
-        axes.set(xlabel="seconds of training", ylabel="test accuracy, % (mean and range over seeds)")
+        axes.set(
+            xlabel="seconds of training", ylabel="test accuracy, % (mean and range over seeds)"
+        )
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right")
 
@@ -117,7 +141,13 @@ def draw_ablation(variants: dict[str, Group], path: Path) -> None:
     means = [100 * variants[name]["mean"] for name in ordered]
     errors = [200 * standard_error(variants[name]) for name in ordered]
     with figure(path, width=9, height=1.2 + 0.35 * len(ordered)) as axes:
-        axes.errorbar(means, ordered, xerr=[error if error < math.inf else 0 for error in errors], fmt="o", capsize=3)
+        axes.errorbar(
+            means,
+            ordered,
+            xerr=[error if error < math.inf else 0 for error in errors],
+            fmt="o",
+            capsize=3,
+        )
         axes.axvline(100 * variants["reference"]["mean"], color="0.6", linewidth=1, zorder=0)
         axes.set_xlabel("validation accuracy, % (mean, two standard errors)")
         axes.grid(axis="x", alpha=0.3)

@@ -27,7 +27,9 @@ context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(MODULES)
 
 
-def start(directory: Path, *overrides: str, prepare: Callable[[], None] | None = None) -> multiprocessing.Process:
+def start(
+    directory: Path, *overrides: str, prepare: Callable[[], None] | None = None
+) -> multiprocessing.Process:
     """Start `train.py` with overrides in a directory; what it prints is added to `log` there."""
     process = context.Process(target=_train, args=(directory, overrides, prepare))
     process.start()
@@ -60,14 +62,28 @@ def outcome(run: Path) -> dict:
     checkpoint["loops"]["fit_loop"].pop("epoch_loop.scheduler_progress")
     result = json.loads((run / "result.json").read_text())
     board = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
-    curves = {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
-    header, *_ = lines = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
+    curves = {
+        tag: [(event.step, event.value) for event in board.Scalars(tag)]
+        for tag in board.Tags()["scalars"]
+    }
+    header, *_ = lines = [
+        line.split(",") for line in (run / "metrics.csv").read_text().splitlines()
+    ]
     return {
         "checkpoint": checkpoint,
-        "result": {key: value for key, value in result.items() if key not in ("train_seconds", "samples_per_second")},
+        "result": {
+            key: value
+            for key, value in result.items()
+            if key not in ("train_seconds", "samples_per_second")
+        },
         "curves": {tag: points for tag, points in curves.items() if not tag.startswith("speed/")},
-        "speed": sorted((tag, len(points)) for tag, points in curves.items() if tag.startswith("speed/")),
-        "csv": [[cell for name, cell in zip(header, row, strict=True) if "speed/" not in name] for row in lines],
+        "speed": sorted(
+            (tag, len(points)) for tag, points in curves.items() if tag.startswith("speed/")
+        ),
+        "csv": [
+            [cell for name, cell in zip(header, row, strict=True) if "speed/" not in name]
+            for row in lines
+        ],
     }
 
 
@@ -76,7 +92,13 @@ def differences(a, b, where: str = "") -> list[str]:
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
         return [line for key in a for line in differences(a[key], b[key], f"{where}/{key}")]
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
-        return [line for i, (x, y) in enumerate(zip(a, b, strict=True)) for line in differences(x, y, f"{where}/{i}")]
+        return [
+            line
+            for i, (x, y) in enumerate(zip(a, b, strict=True))
+            for line in differences(x, y, f"{where}/{i}")
+        ]
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return [] if a.dtype == b.dtype and torch.equal(a, b) else [where]
-    return [] if type(a) is type(b) and (a == b or (a != a and b != b)) else [f"{where}: {a} and {b}"]
+    return (
+        [] if type(a) is type(b) and (a == b or (a != a and b != b)) else [f"{where}: {a} and {b}"]
+    )

@@ -21,7 +21,15 @@ from benchmarks.worker import main
 
 
 def benchmark(*arguments):
-    command = [sys.executable, "-m", "benchmarks", "--steps=1", "--rounds=1", "--threads=1", "--accelerator=cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "--steps=1",
+        "--rounds=1",
+        "--threads=1",
+        "--accelerator=cpu",
+    ]
     return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
@@ -52,7 +60,8 @@ def test_the_program_with_all_variants(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("argument", "words"), [("--only=a,z", "no variant 'z'; choose from a,b,c,d,d0,e,f,g"), ("--rounds=0", "above 0")]
+    ("argument", "words"),
+    [("--only=a,z", "no variant 'z'; choose from a,b,c,d,d0,e,f,g"), ("--rounds=0", "above 0")],
 )
 def test_a_mistaken_argument_is_named(argument, words):
     done = benchmark(argument)
@@ -76,13 +85,17 @@ def test_each_variant_answers_for_its_segments(name, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())  # for the bars
     with pytest.raises(SystemExit):
         main(name, str(tmp_path / name), "cpu")
-    segments = [json.loads(line) for line in answers.getvalue().splitlines()][1:]  # the first says that it is ready
+    segments = [json.loads(line) for line in answers.getvalue().splitlines()][
+        1:
+    ]  # the first says that it is ready
     assert len(segments) == 2
     assert all(0 < segment["seconds"] < math.inf for segment in segments)
 
 
 # torch's BatchNorm adds up channels-last tensors one by one, which moves the gradients by up to 3e-3
-@pytest.fixture(scope="module", params=[("false", 1e-6), ("true", 1e-4)], ids=["contiguous", "channels_last"])
+@pytest.fixture(
+    scope="module", params=[("false", 1e-6), ("true", 1e-4)], ids=["contiguous", "channels_last"]
+)
 def our_step(request, tmp_path_factory):
     """The batch, the loss and the parameters before and after the first step of the real training."""
     channels_last, tolerance = request.param
@@ -96,7 +109,12 @@ def our_step(request, tmp_path_factory):
             seen.update(loss=outputs["loss"].detach(), after=values(module.network))
 
     settings = [FLOAT32, NO_DROPOUT, f"model.channels_last={channels_last}"]
-    settings += ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "logger=none", "~callbacks.board"]
+    settings += [
+        "trainer.max_epochs=1",
+        "trainer.limit_train_batches=1",
+        "logger=none",
+        "~callbacks.board",
+    ]
     data, model, trainer = objects("cpu", tmp_path_factory.mktemp("ours"), settings)
     trainer.callbacks.append(Spy())
     trainer.fit(model, data)
@@ -128,7 +146,11 @@ def test_the_tutorial_does_the_same_step(our_step, tmp_path):
     module = Tutorial()
     prepare(module.model, our_step["before"])
     trainer = pl.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
     )
     trainer.fit(module, DataLoader(TensorDataset(*our_step["batch"]), batch_size=128))
     torch.testing.assert_close(trainer.callback_metrics["train_loss"], our_step["loss"])
@@ -147,12 +169,17 @@ def test_the_plain_loop_sees_the_same_images(tmp_path):
 
 def test_ratios_are_taken_round_by_round():
     def answers(*seconds):
-        return [{"seconds": s, "peak_mb": 100, "form": "32-true", "device": "cpu", "threads": 1} for s in seconds]
+        return [
+            {"seconds": s, "peak_mb": 100, "form": "32-true", "device": "cpu", "threads": 1}
+            for s in seconds
+        ]
 
     results = summarise({"a": answers(3, 6, 9), "c": answers(1, 3, 2)}, steps=10)
     (ratio,) = results["ratios"]
     assert (ratio["of"], ratio["over"], ratio["reached"]) == ("c", "a", True)
     assert [ratio[key] for key in ("min", "median", "max")] == [2, 3, 4.5]
     assert results["variants"]["a"]["samples_per_second"]["median"] == pytest.approx(1280 / 6)
-    shapes = {line.count("|") for line in tables(results, markdown=True).splitlines() if "|" in line}
+    shapes = {
+        line.count("|") for line in tables(results, markdown=True).splitlines() if "|" in line
+    }
     assert shapes == {7, 8}

@@ -47,7 +47,9 @@ def test_a_mistake_is_told_in_one_line(train, tmp_path, capfd, mistake):
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
 def test_a_missing_gpu(train):
-    with pytest.raises(SystemExit, match=r"trainer.accelerator=gpu: torch finds no GPU here; give trainer=auto"):
+    with pytest.raises(
+        SystemExit, match=r"trainer.accelerator=gpu: torch finds no GPU here; give trainer=auto"
+    ):
         train("trainer=gpu", "name=run")
     assert not Path("outputs/run").exists()
 
@@ -58,7 +60,11 @@ def test_damaged_and_foreign_checkpoints(train):
     Path("cut.ckpt").write_bytes(good.read_bytes()[:5000])
     Path("text.ckpt").write_text("hello")
     torch.save({"a": 1}, "other.ckpt")
-    for name, reason in (("cut", "cannot be read"), ("text", "cannot be read"), ("other", "holds no state_dict")):
+    for name, reason in (
+        ("cut", "cannot be read"),
+        ("text", "cannot be read"),
+        ("other", "holds no state_dict"),
+    ):
         with pytest.raises(SystemExit, match=f"error: checkpoint {name}.ckpt: {reason}"):
             train("trainer=smoke", "name=x", f"ckpt_path={name}.ckpt")
     with pytest.raises(SystemExit, match="the checkpoint is of another architecture"):
@@ -69,17 +75,28 @@ def test_damaged_and_foreign_checkpoints(train):
 def test_a_checkpoint_of_another_optimizer_or_length_is_not_continued(train):
     options = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100")
     train(*options, "name=run", "scheduler=one_cycle")
-    torch.save({"state_dict": torch.load("outputs/run/checkpoints/last.ckpt")["state_dict"]}, "weights.ckpt")
+    torch.save(
+        {"state_dict": torch.load("outputs/run/checkpoints/last.ckpt")["state_dict"]},
+        "weights.ckpt",
+    )
     more = (*options, "name=more", "ckpt_path=outputs/run/checkpoints/last.ckpt")
-    with pytest.raises(SystemExit, match="trained with lr=0.01, not 0.5; give the optimizer it had"):
+    with pytest.raises(
+        SystemExit, match="trained with lr=0.01, not 0.5; give the optimizer it had"
+    ):
         train(*more, "scheduler=one_cycle", "optimizer.lr=0.5")
     with pytest.raises(SystemExit, match="the checkpoint was trained with "):
         train(*more, "scheduler=one_cycle", "optimizer=adamw", "optimizer.lr=0.01")
-    with pytest.raises(SystemExit, match="schedule is for 2 steps in all, not 4; give as many epochs"):
+    with pytest.raises(
+        SystemExit, match="schedule is for 2 steps in all, not 4; give as many epochs"
+    ):
         train(*more, "scheduler=one_cycle", "trainer.max_epochs=2")
-    with pytest.raises(SystemExit, match="trained with another schedule; give the scheduler= that it had"):
+    with pytest.raises(
+        SystemExit, match="trained with another schedule; give the scheduler= that it had"
+    ):
         train(*more, "scheduler=none")
-    with pytest.raises(SystemExit, match="checkpoint weights.ckpt: holds weights only, nothing to continue from"):
+    with pytest.raises(
+        SystemExit, match="checkpoint weights.ckpt: holds weights only, nothing to continue from"
+    ):
         train(*options, "name=more", "ckpt_path=weights.ckpt")
     assert not Path("outputs/more").exists()
 
@@ -126,14 +143,20 @@ def test_help_names_groups_and_examples_without_heavy_imports(tmp_path):
     assert " torch" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("evaluate", "nowhere"), ("predict", "nowhere", "a.png"), ("leaderboard", "x")])
+@pytest.mark.parametrize(
+    "arguments", [("evaluate", "nowhere"), ("predict", "nowhere", "a.png"), ("leaderboard", "x")]
+)
 def test_commands_on_a_directory_that_is_no_run(cnnbp, arguments):
-    with pytest.raises(SystemExit, match="^error: .*: no runs? here; give a directory such as outputs/NAME"):
+    with pytest.raises(
+        SystemExit, match="^error: .*: no runs? here; give a directory such as outputs/NAME"
+    ):
         cnnbp(*arguments)
 
 
 def test_a_group_without_a_choice(train, tmp_path):
-    with pytest.raises(SystemExit, match="^error: Config group override must be .*; give a choice, as in "):
+    with pytest.raises(
+        SystemExit, match="^error: Config group override must be .*; give a choice, as in "
+    ):
         train("trainer=smoke", "name=run", "logger=null")
     assert not (tmp_path / "outputs").exists()
 
@@ -141,6 +164,8 @@ def test_a_group_without_a_choice(train, tmp_path):
 def test_a_reader_that_has_seen_enough_is_no_mistake():
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([sys.executable, "-m", "cnnbp", "summary"], stdout=write, stderr=subprocess.PIPE, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "cnnbp", "summary"], stdout=write, stderr=subprocess.PIPE, cwd=ROOT
+    )
     os.close(write)
     assert done.stderr == b""

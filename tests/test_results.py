@@ -10,7 +10,14 @@ from paths import ROOT
 from results import VARIANTS
 from results.publish import ablation_table, accuracy_table, insert, standard_error
 
-GROUP = {"parameters": 19_866, "epochs": 4, "seeds": 4, "worst": 0.99, "best": 0.996, "seconds": 60.4}
+GROUP = {
+    "parameters": 19_866,
+    "epochs": 4,
+    "seeds": 4,
+    "worst": 0.99,
+    "best": 0.996,
+    "seconds": 60.4,
+}
 
 
 def results(directory, *arguments):
@@ -56,10 +63,15 @@ def test_a_difference_below_two_standard_errors_is_none():
         GROUP | {"mean": mean, "deviation": deviation}
         for mean, deviation in ((0.995, 0.0006), (0.9945, 0.0006), (0.994, 0.0008))
     )
-    assert standard_error(reference, less) == pytest.approx(0.0005)  # of two means of four: 0.0003 and 0.0004
+    assert standard_error(reference, less) == pytest.approx(
+        0.0005
+    )  # of two means of four: 0.0003 and 0.0004
     rows = ablation_table({"reference": reference, "silu": same, "no_norm": less}).splitlines()
     assert rows[3].endswith("| none |")
-    assert rows[4] == "| `no_norm` | without BatchNorm | 19,866 | 4 | 99.400 ± 0.080 | -0.100 ± 0.050 |"
+    assert (
+        rows[4]
+        == "| `no_norm` | without BatchNorm | 19,866 | 4 | 99.400 ± 0.080 | -0.100 ± 0.050 |"
+    )
 
 
 def test_a_table_takes_the_place_of_the_one_before():

@@ -37,5 +37,7 @@ class BeforeRun(Callback):
         with in_one_line():
             launcher = config.hydra.runtime.choices.get("launcher", "serial")
             if launcher != "serial":
-                raise UserError(f"launcher={launcher}: runs the jobs of a multirun; give -m, or leave it out")
+                raise UserError(
+                    f"launcher={launcher}: runs the jobs of a multirun; give -m, or leave it out"
+                )
             validate(config)

@@ -28,9 +28,15 @@ def _is_number(value: Any) -> bool:
 
 def whole(low: int, high: int | None = None) -> Rule:
     """A whole number in [low, high]."""
-    allowed = f"a whole number from {low} to {high}" if high is not None else f"a whole number, {low} or more"
+    allowed = (
+        f"a whole number from {low} to {high}"
+        if high is not None
+        else f"a whole number, {low} or more"
+    )
     top = math.inf if high is None else high
-    return Rule(allowed, lambda value: _is_number(value) and isinstance(value, int) and low <= value <= top)
+    return Rule(
+        allowed, lambda value: _is_number(value) and isinstance(value, int) and low <= value <= top
+    )
 
 
 def one_of(*choices: Any) -> Rule:
@@ -56,19 +62,29 @@ def each(count: int, rule: Rule, allowed: str) -> Rule:
 
 def either(first: Rule, second: Rule) -> Rule:
     """What passes one of the two rules."""
-    return Rule(f"{first.allowed}, or {second.allowed}", lambda value: first.accepts(value) or second.accepts(value))
+    return Rule(
+        f"{first.allowed}, or {second.allowed}",
+        lambda value: first.accepts(value) or second.accepts(value),
+    )
 
 
 POSITIVE = Rule("a number above 0", lambda value: _is_number(value) and value > 0)
 NOT_NEGATIVE = Rule("a number, 0 or more", lambda value: _is_number(value) and value >= 0)
-FRACTION = Rule("a number from 0 up to, not including, 1", lambda value: _is_number(value) and 0 <= value < 1)
+FRACTION = Rule(
+    "a number from 0 up to, not including, 1", lambda value: _is_number(value) and 0 <= value < 1
+)
 INNER_FRACTION = Rule("a number between 0 and 1", lambda value: _is_number(value) and 0 < value < 1)
 BOOLEAN = Rule("true or false", lambda value: isinstance(value, bool))
 WORDS = Rule("a text", lambda value: isinstance(value, str))
 TEXT = Rule("a text that is not empty", lambda value: isinstance(value, str) and value != "")
 NULL = Rule("null", lambda value: value is None)
-PIXELS = Rule("a number of pixels from 0 to 28", lambda value: _is_number(value) and 0 <= value <= 28)
-LIMIT = either(whole(1), Rule("a share above 0, up to 1.0", lambda value: isinstance(value, float) and 0 < value <= 1))
+PIXELS = Rule(
+    "a number of pixels from 0 to 28", lambda value: _is_number(value) and 0 <= value <= 28
+)
+LIMIT = either(
+    whole(1),
+    Rule("a share above 0, up to 1.0", lambda value: isinstance(value, float) and 0 < value <= 1),
+)
 
 
 def _is_built(value: Any) -> bool:
@@ -77,7 +93,9 @@ def _is_built(value: Any) -> bool:
 
 GROUP = Rule("a choice of the group, as --help lists them", lambda value: isinstance(value, dict))
 BUILT = Rule("a group of keys with a _target_", _is_built)
-BUILT_OR_EMPTY = Rule("a group of keys with a _target_, or {}", lambda value: value == {} or _is_built(value))
+BUILT_OR_EMPTY = Rule(
+    "a group of keys with a _target_, or {}", lambda value: value == {} or _is_built(value)
+)
 
 WIDTHS = each(5, whole(1), "five whole numbers above 0")
 RATES = each(4, FRACTION, "four rates from 0 up to, not including, 1")
@@ -89,7 +107,17 @@ HEAD = one_of("gap", "linear")
 SEED = whole(0, 2**32 - 1)
 SAFE_WRITER = "cnnbp.runs.checkpoint_file.CrashSafeCheckpointIO"
 # what TensorBoardLogger takes, and passes on
-BOARD = {"_target_", "save_dir", "name", "version", "default_hp_metric", "prefix", "sub_dir", "max_queue", "flush_secs"}
+BOARD = {
+    "_target_",
+    "save_dir",
+    "name",
+    "version",
+    "default_hp_metric",
+    "prefix",
+    "sub_dir",
+    "max_queue",
+    "flush_secs",
+}
 
 RULES = {
     "name": Rule(
@@ -117,10 +145,14 @@ RULES = {
     "data.batch_size": whole(1, 60_000),
     "data.eval_batch_size": whole(1, 60_000),
     "data.val_size": whole(0, 59_999),
-    "augment.degrees": Rule("a number from 0 to 180", lambda value: _is_number(value) and 0 <= value <= 180),
+    "augment.degrees": Rule(
+        "a number from 0 to 180", lambda value: _is_number(value) and 0 <= value <= 180
+    ),
     "augment.shift": PIXELS,
     "augment.scale": FRACTION,
-    "augment.shear": Rule("a number of degrees from 0 to 80", lambda value: _is_number(value) and 0 <= value <= 80),
+    "augment.shear": Rule(
+        "a number of degrees from 0 to 80", lambda value: _is_number(value) and 0 <= value <= 80
+    ),
     "augment.elastic": PIXELS,
     "augment.smoothness": POSITIVE,
     "augment.erase": PIXELS,
@@ -144,7 +176,9 @@ RULES = {
     "optimizer.momentum": FRACTION,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "scheduler.every": whole(1),
-    "scheduler.gamma": Rule("a number above 0, up to 1", lambda value: _is_number(value) and 0 < value <= 1),
+    "scheduler.gamma": Rule(
+        "a number above 0, up to 1", lambda value: _is_number(value) and 0 < value <= 1
+    ),
     "scheduler.final_lr": NOT_NEGATIVE,
     "scheduler.warmup": FRACTION,
     "scheduler.factor": INNER_FRACTION,
@@ -152,7 +186,10 @@ RULES = {
     "callbacks.average.decay": FRACTION,
     "logger.tensorboard": either(
         NULL,
-        Rule(f"a group of {', '.join(sorted(BOARD))}", lambda value: isinstance(value, dict) and set(value) <= BOARD),
+        Rule(
+            f"a group of {', '.join(sorted(BOARD))}",
+            lambda value: isinstance(value, dict) and set(value) <= BOARD,
+        ),
     ),
     "logger.tensorboard.save_dir": TEXT,
     "logger.tensorboard.name": WORDS,
@@ -183,7 +220,14 @@ RULES = {
 }
 
 # of the trainer; with these a run would not end where its schedule does, or not be evaluated after each epoch
-LEFT_OUT = ("max_steps", "max_time", "min_epochs", "min_steps", "check_val_every_n_epoch", "val_check_interval")
+LEFT_OUT = (
+    "max_steps",
+    "max_time",
+    "min_epochs",
+    "min_steps",
+    "check_val_every_n_epoch",
+    "val_check_interval",
+)
 
 # what has to be there at all
 GROUPS = {
@@ -236,10 +280,14 @@ def validate(config: DictConfig) -> None:
         and config.callbacks.finite.get("rollbacks")
         and config.trainer.get("devices") != 1
     ):
-        raise UserError("callbacks.finite.rollbacks: several processes cannot go back; give 0, or trainer.devices=1")
+        raise UserError(
+            "callbacks.finite.rollbacks: several processes cannot go back; give 0, or trainer.devices=1"
+        )
     if (
         config.trainer.get("gradient_clip_val")
         and config.trainer.get("precision") != "32-true"
         and config.optimizer.get("fused")
     ):
-        raise UserError("trainer.gradient_clip_val: Lightning cannot clip for fused steps; give optimizer.fused=false")
+        raise UserError(
+            "trainer.gradient_clip_val: Lightning cannot clip for fused steps; give optimizer.fused=false"
+        )

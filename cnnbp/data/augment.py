@@ -36,18 +36,28 @@ class Augment:
     def __call__(self, images: Tensor) -> Tensor:
         """Map images (N, 1, S, S) of pixels from 0 to 255 to the same shape, zero outside and where erased."""
         draws = torch.empty(5, len(images), device=images.device).uniform_(-1, 1)
-        angle, growth, right, down, shear = (draw * most for draw, most in zip(draws, self.ranges, strict=True))
+        angle, growth, right, down, shear = (
+            draw * most for draw, most in zip(draws, self.ranges, strict=True)
+        )
         field = distortion(images, self.smoothness) * self.elastic if self.elastic else None
         images = warp(images, angle, 1 + growth, right, down, shear, field)
         if self.erase:
             height, width, row, column = torch.rand(4, len(images), device=images.device)
             side = images.shape[-1]
-            images = erase(images, height * self.erase, width * self.erase, row * side, column * side)
+            images = erase(
+                images, height * self.erase, width * self.erase, row * side, column * side
+            )
         return images
 
 
 def warp(
-    images: Tensor, angle: Tensor, factor: Tensor, right: Tensor, down: Tensor, shear: Tensor, field: Tensor | None
+    images: Tensor,
+    angle: Tensor,
+    factor: Tensor,
+    right: Tensor,
+    down: Tensor,
+    shear: Tensor,
+    field: Tensor | None,
 ) -> Tensor:
     """Turn each image anticlockwise, enlarge, shift and shear it about its centre, and distort it.
 
@@ -59,8 +69,17 @@ def warp(
     """
     pixel = 2 / images.shape[-1]  # affine_grid works in units of half an image
     cosine, sine, slope = angle.cos() / factor, angle.sin() / factor, shear.tan()
-    rows = [cosine, cosine * slope - sine, -right * pixel, sine, sine * slope + cosine, -down * pixel]
-    grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(images.shape), align_corners=False)
+    rows = [
+        cosine,
+        cosine * slope - sine,
+        -right * pixel,
+        sine,
+        sine * slope + cosine,
+        -down * pixel,
+    ]
+    grid = F.affine_grid(
+        torch.stack(rows, 1).view(-1, 2, 3), list(images.shape), align_corners=False
+    )
     if field is not None:
         grid = grid.add_(field, alpha=pixel)
     # linear interpolation would take a fifth of the images' gradients, and what is learnt of blurred digits

@@ -15,7 +15,15 @@ class Batches:
     (seed, epoch, batch, rank), and a run continued in the middle of an epoch draws what it would have drawn.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, size: int, seed: int | None = None, rank=0, world_size=1):
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        size: int,
+        seed: int | None = None,
+        rank=0,
+        world_size=1,
+    ):
         self.images, self.labels, self.size, self.seed = images, labels, size, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
@@ -36,7 +44,11 @@ class Batches:
         return -(-len(self.images) // self.size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        first = self.position["batch"] if self.seed is not None and self.position["epoch"] == self.epoch else 0
+        first = (
+            self.position["batch"]
+            if self.seed is not None and self.position["epoch"] == self.epoch
+            else 0
+        )
         order = self._order()
         for batch in range(first, len(self)):
             index = order[batch * self.size : (batch + 1) * self.size][self.rank :: self.world_size]

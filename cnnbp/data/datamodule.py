@@ -50,7 +50,11 @@ class DataModule(LightningDataModule):
         if self.splits:
             return
         embedded = self.dataset == "MNIST"
-        data = datasets.embedded_mnist() if embedded else datasets.torchvision_images(self.dataset, self.root)
+        data = (
+            datasets.embedded_mnist()
+            if embedded
+            else datasets.torchvision_images(self.dataset, self.root)
+        )
         if self.val_size >= len(data.train_labels):
             raise UserError(
                 f"data.val_size={self.val_size}: must be less than the {len(data.train_labels)} training images"
@@ -63,16 +67,25 @@ class DataModule(LightningDataModule):
         }
         if self.trainer:
             device = self.trainer.strategy.root_device
-            self.splits = {name: tuple(tensor.to(device) for tensor in split) for name, split in self.splits.items()}
+            self.splits = {
+                name: tuple(tensor.to(device) for tensor in split)
+                for name, split in self.splits.items()
+            }
 
     def batches(self, split: str) -> Batches:
         """The batches of "train", "val" or "test"; only the training split is shuffled."""
-        size, seed = (self.batch_size, self.seed) if split == "train" else (self.eval_batch_size, None)
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        size, seed = (
+            (self.batch_size, self.seed) if split == "train" else (self.eval_batch_size, None)
+        )
+        rank, world_size = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
         last = (len(self.splits[split][1]) - 1) % size + 1
         if last < world_size:
             key = "data.batch_size" if split == "train" else "data.eval_batch_size"
-            raise UserError(f"{key}={size}: leaves {last} images in the last batch for {world_size} processes")
+            raise UserError(
+                f"{key}={size}: leaves {last} images in the last batch for {world_size} processes"
+            )
         return Batches(*self.splits[split], size, seed, rank, world_size)
 
     def test_image(self, index: int) -> tuple[Tensor, int]:
@@ -92,7 +105,9 @@ class DataModule(LightningDataModule):
     def test_dataloader(self) -> Batches:
         return self.batches("test")
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def on_after_batch_transfer(
+        self, batch: tuple[Tensor, Tensor], dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
         images, labels = batch
         images = images.unsqueeze(1).float()
         if self.augment and self.trainer.training:

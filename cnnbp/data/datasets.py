@@ -22,7 +22,12 @@ MNIST_FILE = Path(__file__).with_name("mnist.npz")
 MNIST_SHA256 = "c8ca71ad62d22263ab46d0b5a815db8a64618c94fa6e7bc9f48a2c68964b1f12"
 
 # torchvision's class: the name as in data=..., and its four files in the order of Images
-MNIST_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+MNIST_NAMES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 QMNIST_NAMES = (
     "qmnist-train-images-idx3-ubyte",
     "qmnist-train-labels-idx2-int",
@@ -36,7 +41,11 @@ DATASETS = {
 }
 
 # how a file's name ends: its magic number, dimensions and type
-IDX_KINDS = {"idx3-ubyte": (2051, 3, "u1"), "idx1-ubyte": (2049, 1, "u1"), "idx2-int": (3074, 2, ">i4")}
+IDX_KINDS = {
+    "idx3-ubyte": (2051, 3, "u1"),
+    "idx1-ubyte": (2049, 1, "u1"),
+    "idx2-int": (3074, 2, ">i4"),
+}
 
 TIMEOUT = 30  # seconds without a byte after which a download is given up; torchvision itself would wait for ever
 
@@ -90,11 +99,17 @@ def _images(data: str, arrays: list[np.ndarray]) -> Images:
     for images, labels, part in (*arrays[:2], "training"), (*arrays[2:], "test"):
         if images.shape != (len(labels), 28, 28) or not len(labels):
             shape = " x ".join(map(str, images.shape))
-            raise UserError(f"{data}: {len(labels)} {part} labels for {shape} images; must be as many images, 28 x 28")
+            raise UserError(
+                f"{data}: {len(labels)} {part} labels for {shape} images; must be as many images, 28 x 28"
+            )
         if labels.min() < 0 or labels.max() > 9:
-            raise UserError(f"{data}: {part} labels from {labels.min()} to {labels.max()}; must be within 0..9")
+            raise UserError(
+                f"{data}: {part} labels from {labels.min()} to {labels.max()}; must be within 0..9"
+            )
     # copies, because arrays over a file's bytes cannot be written to, which torch warns about
-    return Images(*(torch.from_numpy(a.astype(np.uint8 if a.ndim == 3 else np.int64)) for a in arrays))
+    return Images(
+        *(torch.from_numpy(a.astype(np.uint8 if a.ndim == 3 else np.int64)) for a in arrays)
+    )
 
 
 def _read_idx(path: Path) -> np.ndarray:
@@ -110,14 +125,18 @@ def _read_idx(path: Path) -> np.ndarray:
         shape = header[1:].tolist()
         return np.frombuffer(raw, dtype, offset=header.nbytes).reshape(shape)
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise UserError(f"{path}: not a whole IDX file ({error}); replace it, or delete it to download anew") from None
+        raise UserError(
+            f"{path}: not a whole IDX file ({error}); replace it, or delete it to download anew"
+        ) from None
 
 
 def _find(dataset: str, root: Path) -> list[Path] | None:
     """Return the four files, plain rather than .gz, of the first folder that has them all."""
     for folder in (root / dataset / "raw", root):
         plain = [folder / name for name in DATASETS[dataset][1]]
-        files = [path if os.path.isfile(path) else path.with_name(f"{path.name}.gz") for path in plain]
+        files = [
+            path if os.path.isfile(path) else path.with_name(f"{path.name}.gz") for path in plain
+        ]
         if all(map(os.path.isfile, files)):
             return files
     return None
@@ -139,7 +158,9 @@ def _download(dataset: str, root: Path) -> list[Path]:
         reason = (str(error).splitlines() or [type(error).__name__])[-1]
         reason = reason.removeprefix("<urlopen error ").removesuffix(">")
         by_hand = f"by hand: put {', '.join(names)} (plain or .gz) into {folder}"
-        raise UserError(f"data={data}: {dataset} could not be downloaded ({reason}); {by_hand}") from None
+        raise UserError(
+            f"data={data}: {dataset} could not be downloaded ({reason}); {by_hand}"
+        ) from None
     return _find(dataset, root)
 
 
@@ -152,7 +173,9 @@ def _fetch(dataset: str, partial: Path, folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
         for train in (True, False):
             getattr(datasets, dataset)(partial, train=train, download=True)
-        for name in DATASETS[dataset][1]:  # each appears whole or not at all; torchvision trusts a file that exists
+        for name in DATASETS[dataset][
+            1
+        ]:  # each appears whole or not at all; torchvision trusts a file that exists
             os.replace(partial / dataset / "raw" / name, folder / name)
     finally:
         socket.setdefaulttimeout(timeout)

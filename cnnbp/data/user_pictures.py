@@ -12,7 +12,9 @@ from cnnbp.errors import UserError
 
 FIELD, BOX = 28, 20  # sides of MNIST's pictures, and of the box that the ink fits
 
-WORKING_SIZE = 400  # a larger picture is averaged down: faster, less noise, and 20 x 20 is all that is wanted
+WORKING_SIZE = (
+    400  # a larger picture is averaged down: faster, less noise, and 20 x 20 is all that is wanted
+)
 FAINTEST = 16  # grey levels of 255 between paper and ink below which a picture counts as blank
 EDGE = 0.2  # share of the strongest ink from which a pixel counts for the bounding box
 DUST = 0.002  # share of the ink that may lie beyond each side of the bounding box
@@ -30,7 +32,9 @@ def load(path: str | Path) -> Tensor:
             with Image.open(path) as image:
                 image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(f"{path}: too many pixels for a picture of a digit; make it smaller") from None
+        raise UserError(
+            f"{path}: too many pixels for a picture of a digit; make it smaller"
+        ) from None
     except Image.UnidentifiedImageError:
         raise UserError(f"{path}: not a picture that can be read; use PNG or JPEG") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
@@ -63,15 +67,23 @@ def prepare(image: Image.Image) -> Tensor:
 def _grey(image: Image.Image) -> np.ndarray:
     """Grey levels 0..255, float32 (H, W), at most about WORKING_SIZE pixels wide and high."""
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):  # no fixed range: use the picture's own
+    if image.mode in ("I", "F") or image.mode.startswith(
+        "I;"
+    ):  # no fixed range: use the picture's own
         grey = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
         grey = ((grey - grey.min()) * (255 / max(np.ptp(grey), 1e-30))).astype(np.float32)
     else:
         try:
             transparent = image.has_transparency_data
-            grey = _flattened(image.convert("RGBA")) if transparent else np.asarray(image.convert("L"), np.float32)
+            grey = (
+                _flattened(image.convert("RGBA"))
+                if transparent
+                else np.asarray(image.convert("L"), np.float32)
+            )
         except ValueError:
-            raise UserError(f"its colours ({image.mode}) cannot be turned into grey; save it as RGB") from None
+            raise UserError(
+                f"its colours ({image.mode}) cannot be turned into grey; save it as RGB"
+            ) from None
     factor = -(-max(grey.shape) // WORKING_SIZE)
     return np.asarray(Image.fromarray(grey).reduce(factor))
 
@@ -84,7 +96,9 @@ def _flattened(image: Image.Image) -> np.ndarray:
     paper = 0 if opaque.mean() > 127 else 255
     left, top, right, bottom = image.getchannel("A").getbbox() or (0, 0, 1, 1)
     fills_its_box = alpha.sum() > 0.9 * (right - left) * (bottom - top)
-    if fills_its_box and np.ptp(opaque) > 64:  # no bare ink, but a sheet with the digit on it: go on with its colour
+    if (
+        fills_its_box and np.ptp(opaque) > 64
+    ):  # no bare ink, but a sheet with the digit on it: go on with its colour
         paper = np.median(opaque)
     return paper + (grey - paper) * alpha
 
@@ -93,7 +107,9 @@ def _ink(grey: np.ndarray) -> np.ndarray:
     """Ink in 0..1 on 0, float32 (H, W): what stands out from the paper and its noise."""
     paper, noise = _paper(grey)
     ink = grey - paper
-    ink = ink * np.sign(np.sum(ink**3))  # dark ink or bright; the cube: little strong ink outweighs much faint shade
+    ink = ink * np.sign(
+        np.sum(ink**3)
+    )  # dark ink or bright; the cube: little strong ink outweighs much faint shade
     ink = (ink - noise).clip(0)
     if ink.max() < FAINTEST:
         raise UserError("no digit found (the image is blank)")
@@ -125,7 +141,10 @@ def _extent(profile: np.ndarray) -> tuple[int, int]:
 def _centred(ink: np.ndarray) -> np.ndarray:
     """Put ink (at most 20 x 20) into a 28 x 28 field, its centre of mass on pixel (14, 14) as far as it fits."""
     field = np.zeros((FIELD, FIELD), np.float32)
-    centres = [np.average(np.arange(length), weights=ink.sum(1 - axis)) for axis, length in enumerate(ink.shape)]
+    centres = [
+        np.average(np.arange(length), weights=ink.sum(1 - axis))
+        for axis, length in enumerate(ink.shape)
+    ]
     top, left = (
         int(np.clip(round(FIELD / 2 - centre), 0, FIELD - length))
         for centre, length in zip(centres, ink.shape, strict=True)

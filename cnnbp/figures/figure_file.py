@@ -10,7 +10,9 @@ from cnnbp.files import replacing
 
 
 @contextmanager
-def figure(path: str | Path, width: float = 8, height: float = 5, mosaic: list | None = None) -> Iterator[Any]:
+def figure(
+    path: str | Path, width: float = 8, height: float = 5, mosaic: list | None = None
+) -> Iterator[Any]:
     """Yield matplotlib axes, or a dict of them laid out as `mosaic`, and save them as `path`; sizes in inches.
 
     Raises:

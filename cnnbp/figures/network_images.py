@@ -37,7 +37,14 @@ def confusion_matrix(logits: Tensor, labels: Tensor) -> Image.Image:
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
 
     def text(row, column, words):
-        pen.text(((column + 0.5) * cell, (row + 0.5) * cell), words, "black", font, anchor="mm", align="center")
+        pen.text(
+            ((column + 0.5) * cell, (row + 0.5) * cell),
+            words,
+            "black",
+            font,
+            anchor="mm",
+            align="center",
+        )
 
     text(0, 0, "true \\\ntaken")
     for i in range(10):
@@ -64,7 +71,10 @@ def worst_mistakes(logits: Tensor, labels: Tensor, wrong: Tensor) -> Image.Image
     Args:
         wrong: the images (M, 1, 28, 28) that logits (N, 10) and labels (N,) disagree on, in their order.
     """
-    place_of = {index: place for place, index in enumerate((logits.argmax(1) != labels).nonzero().flatten().tolist())}
+    place_of = {
+        index: place
+        for place, index in enumerate((logits.argmax(1) != labels).nonzero().flatten().tolist())
+    }
     sure, taken = logits.softmax(1).max(1)
     width, height, side = CARD // 5, 90, 56
     picture = Image.new("RGB", (CARD, 4 * height), "white")
@@ -74,7 +84,9 @@ def worst_mistakes(logits: Tensor, labels: Tensor, wrong: Tensor) -> Image.Image
         words = f"{labels[i]} taken for {taken[i]}\n{sure[i]:.0%} sure"
         pen.text((x + width / 2, y + 15), words, "black", font, anchor="mm", align="center")
         digit = Image.fromarray((1 - gray(wrong[place_of[i], 0])).mul(255).byte().numpy())
-        picture.paste(digit.resize((side, side), Image.Resampling.NEAREST), (x + (width - side) // 2, y + 30))
+        picture.paste(
+            digit.resize((side, side), Image.Resampling.NEAREST), (x + (width - side) // 2, y + 30)
+        )
     return picture
 
 

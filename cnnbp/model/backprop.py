@@ -22,13 +22,20 @@ def conv2d(x, weight, bias, stride=(1, 1), padding=(0, 0)):
     horizontal) pairs.
     Source: Goodfellow, Bengio & Courville, Deep Learning, 2016, sections 9.1 (forward) and 9.5 (stride, gradients).
     """
-    (height, width), (rows, columns), (s, t), (p, q) = x.shape[2:], weight.shape[2:], stride, padding
+    (height, width), (rows, columns), (s, t), (p, q) = (
+        x.shape[2:],
+        weight.shape[2:],
+        stride,
+        padding,
+    )
     # channels last: the sums then read memory in whole runs
     padded = F.pad(x, (q, q, p, p)).contiguous(memory_format=torch.channels_last)
     windows = padded.unfold(2, rows, s).unfold(3, columns, t)  # (N, C, I, J, A, B), a view
     y = einsum("ncijab,ocab->noij", windows, weight) + _channels(bias)
     # as torch's convolution does; the order in which dropout's mask is drawn depends on it
-    layout = torch.channels_last if 1 in (x.stride(1), weight.stride(1)) else torch.contiguous_format
+    layout = (
+        torch.channels_last if 1 in (x.stride(1), weight.stride(1)) else torch.contiguous_format
+    )
 
     def backward(dy):
         dweight = einsum("noij,ncijab->ocab", dy, windows)
@@ -37,7 +44,9 @@ def conv2d(x, weight, bias, stride=(1, 1), padding=(0, 0)):
         # a pixel collects a share from every window that covered it
         for a in range(rows):
             for b in range(columns):
-                dpadded[:, :, a : a + s * y.shape[2] : s, b : b + t * y.shape[3] : t] += dwindows[a, b]
+                dpadded[:, :, a : a + s * y.shape[2] : s, b : b + t * y.shape[3] : t] += dwindows[
+                    a, b
+                ]
         return dpadded[:, :, p : p + height, q : q + width], dweight, dy.sum((0, 2, 3))
 
     return y.contiguous(memory_format=layout), backward
@@ -89,7 +98,9 @@ def batch_norm(x, weight, bias, running_mean, running_var, training, momentum=0.
     Source: Ioffe & Szegedy, 2015, algorithm 1 and the gradients of section 3.
     """
     if not training:
-        return _normalise(x, _channels(running_mean), _channels(running_var), weight, bias, eps, lambda values: 0)
+        return _normalise(
+            x, _channels(running_mean), _channels(running_var), weight, bias, eps, lambda values: 0
+        )
 
     def average(values):
         return values.mean((0, 2, 3), keepdim=True)
@@ -174,7 +185,9 @@ def cross_entropy(logits, labels, label_smoothing=0.0):
     count, classes = logits.shape
     shifted = logits - logits.amax(1, keepdim=True)  # exp cannot overflow, softmax does not change
     log_p = shifted - shifted.exp().sum(1, keepdim=True).log()
-    target = F.one_hot(labels, classes).to(logits) * (1 - label_smoothing) + label_smoothing / classes
+    target = (
+        F.one_hot(labels, classes).to(logits) * (1 - label_smoothing) + label_smoothing / classes
+    )
     loss = -(target * log_p).sum(1).mean()
     return loss, lambda dy: (dy * (log_p.exp() - target) / count,)
 
@@ -183,11 +196,15 @@ def _batch_norm(module, x):
     if module.training:
         module.num_batches_tracked += 1
     statistics = module.running_mean, module.running_var
-    return batch_norm(x, module.weight, module.bias, *statistics, module.training, module.momentum, module.eps)
+    return batch_norm(
+        x, module.weight, module.bias, *statistics, module.training, module.momentum, module.eps
+    )
 
 
 COMPONENTS = {
-    "Conv2d": lambda module, x: conv2d(x, module.weight, module.bias, module.stride, module.padding),
+    "Conv2d": lambda module, x: conv2d(
+        x, module.weight, module.bias, module.stride, module.padding
+    ),
     "ReLU": lambda module, x: relu(x),
     "LeakyReLU": lambda module, x: leaky_relu(x, module.negative_slope),
     "ELU": lambda module, x: elu(x, module.alpha),
@@ -195,7 +212,9 @@ COMPONENTS = {
     "SiLU": lambda module, x: silu(x),
     "Tanh": lambda module, x: tanh(x),
     "BatchNorm2d": _batch_norm,
-    "GroupNorm": lambda module, x: group_norm(x, module.weight, module.bias, module.num_groups, module.eps),
+    "GroupNorm": lambda module, x: group_norm(
+        x, module.weight, module.bias, module.num_groups, module.eps
+    ),
     # the module itself draws the mask: the same numbers, in the same order, as in its own forward
     "Dropout": lambda module, x: dropout(x, module(torch.ones_like(x))),
     "AvgPool2d": lambda module, x: avg_pool2d(x, module.kernel_size),
@@ -218,7 +237,9 @@ class Record:
 
 
 @torch.no_grad()
-def forward(network: nn.Module, images: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> list[Record]:
+def forward(
+    network: nn.Module, images: Tensor, labels: Tensor, label_smoothing: float = 0.0
+) -> list[Record]:
     """Send images (N, 1, 28, 28) and labels (N,) through a `Network` and return one record a component.
 
     The last record's input are the logits (N, 10) and its output is the loss (). In training mode running statistics
@@ -227,10 +248,14 @@ def forward(network: nn.Module, images: Tensor, labels: Tensor, label_smoothing:
     Raises:
         ValueError: a component of the network is not in `COMPONENTS`.
     """
-    modules = [(name, module) for name, module in network.named_modules() if not any(module.children())]
+    modules = [
+        (name, module) for name, module in network.named_modules() if not any(module.children())
+    ]
     for name, module in modules:
         if type(module).__name__ not in COMPONENTS:
-            raise ValueError(f"{name}={module}: must be one of {', '.join(COMPONENTS)} to be propagated by hand")
+            raise ValueError(
+                f"{name}={module}: must be one of {', '.join(COMPONENTS)} to be propagated by hand"
+            )
     records, x = [], images
     for name, module in modules:
         kind = type(module).__name__
@@ -253,11 +278,16 @@ def backward(records: list[Record]) -> tuple[dict[str, Tensor], Tensor]:
     for record in reversed(records):
         record.gradient = dy
         dy, *parameters = record.backward(dy)
-        gradients |= {f"{record.name}.{key}": d for key, d in zip(("weight", "bias"), parameters, strict=False)}
+        gradients |= {
+            f"{record.name}.{key}": d
+            for key, d in zip(("weight", "bias"), parameters, strict=False)
+        }
     return gradients, dy
 
 
-def loss_and_logits(network: nn.Module, images: Tensor, labels: Tensor, label_smoothing: float = 0.0):
+def loss_and_logits(
+    network: nn.Module, images: Tensor, labels: Tensor, label_smoothing: float = 0.0
+):
     """Return the loss () and the logits (N, 10); `loss.backward()` then walks back by hand.
 
     Works in the parameters' precision, also under autocast.

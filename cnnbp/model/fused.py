@@ -43,18 +43,31 @@ def kernel(dtype: torch.dtype = torch.float32) -> ctypes.CDLL | None:
     parts = (SOURCE.read_text(), flags, compiler, repr(torch.cpu.get_capabilities()))
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     try:
-        library = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnbp" / f"fused-{name}.so"
+        library = (
+            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            / "cnnbp"
+            / f"fused-{name}.so"
+        )
         if not library.exists():
             with tempfile.TemporaryDirectory() as directory:
                 built = Path(directory) / library.name
-                command = [*shlex.split(compiler), *flags.split(), str(SOURCE), "-o", str(built), "-lm"]
+                command = [
+                    *shlex.split(compiler),
+                    *flags.split(),
+                    str(SOURCE),
+                    "-o",
+                    str(built),
+                    "-lm",
+                ]
                 subprocess.run(command, check=True, capture_output=True)
                 library.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(library, "wb") as file:
                     file.write(built.read_bytes())
         return ctypes.CDLL(str(library))
     except (OSError, RuntimeError, UserError, subprocess.CalledProcessError) as error:
-        logging.getLogger(__name__).info("torch's own layers are used, which is slower: no C kernel, since %s", error)
+        logging.getLogger(__name__).info(
+            "torch's own layers are used, which is slower: no C kernel, since %s", error
+        )
         return None
 
 
@@ -90,7 +103,9 @@ class _Tail(torch.autograd.Function):
     def forward(ctx, x, weight, bias, epsilon, drop):
         channels = x.shape[1]
         seed = int(torch.empty((), dtype=torch.int64).random_()) if drop else 0
-        ctx.shape = Shape(x.numel() // channels, seed, channels, drop, BIT_VALUES / (BIT_VALUES - drop), epsilon)
+        ctx.shape = Shape(
+            x.numel() // channels, seed, channels, drop, BIT_VALUES / (BIT_VALUES - drop), epsilon
+        )
         y, (mean, var) = torch.empty_like(x), torch.empty(2, channels, dtype=torch.float64)
         kept = torch.empty_like(x, dtype=torch.int16) if drop else None
         _call("forward", ctx.shape, x, weight, bias, y, kept, mean, var)
@@ -109,5 +124,8 @@ class _Tail(torch.autograd.Function):
 
 def _call(name: str, shape: Shape, x: Tensor, *tensors: Tensor | None) -> None:
     scratch = torch.empty(CHUNKS, 2, shape.channels, dtype=torch.float64)
-    pointers = (ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in (x, *tensors, scratch))
+    pointers = (
+        ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+        for tensor in (x, *tensors, scratch)
+    )
     getattr(kernel(x.dtype), name)(ctypes.byref(shape), *pointers)

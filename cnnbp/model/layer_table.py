@@ -43,11 +43,15 @@ def measure(network: nn.Module, image: torch.Tensor) -> list[Layer]:
             parameters, trainable = (sum(column) for column in zip((0, 0), *sizes, strict=True))
             macs = output[0].numel() * _taps(module)
             kind = type(module).__name__
-            layers.append(Layer(name, kind, tuple(output.shape[1:]), parameters, trainable, macs, field, jump))
+            layers.append(
+                Layer(name, kind, tuple(output.shape[1:]), parameters, trainable, macs, field, jump)
+            )
 
         return hook
 
-    leaves = [(name, module) for name, module in network.named_modules() if not list(module.children())]
+    leaves = [
+        (name, module) for name, module in network.named_modules() if not list(module.children())
+    ]
     hooks = [module.register_forward_hook(record(name)) for name, module in leaves]
     training = network.training
     try:
@@ -93,7 +97,10 @@ def table(layers: list[Layer], wide: bool = False) -> str:
         )
         for number, layer in enumerate(layers, 1)
     ]
-    total, trainable = sum(layer.parameters for layer in layers), sum(layer.trainable for layer in layers)
+    total, trainable = (
+        sum(layer.parameters for layer in layers),
+        sum(layer.trainable for layer in layers),
+    )
     # torchsummary counts each output twice, once for its gradient, at four bytes a value
     size = 28 * 28 * 4 / MEBIBYTE
     activations = 2 * sum(torch.Size(layer.shape).numel() for layer in layers) * 4 / MEBIBYTE
@@ -108,7 +115,11 @@ def table(layers: list[Layer], wide: bool = False) -> str:
             f"Total params: {total:,}",
             f"Trainable params: {trainable:,}",
             f"Non-trainable params: {total - trainable:,}",
-            *([f"Total multiply-accumulates: {sum(layer.macs for layer in layers):,}"] if wide else []),
+            *(
+                [f"Total multiply-accumulates: {sum(layer.macs for layer in layers):,}"]
+                if wide
+                else []
+            ),
             "-" * width,
             f"Input size (MB): {size:.2f}",
             f"Forward/backward pass size (MB): {activations:.2f}",

@@ -62,7 +62,9 @@ class Network(nn.Module):
         schema.ORDER.check("order", order)
         schema.HEAD.check("head", head)
         if norm == "group" and any(width % GROUPS for width in widths):
-            raise UserError(f"widths={widths}: must be multiples of {GROUPS} for group normalisation")
+            raise UserError(
+                f"widths={widths}: must be multiples of {GROUPS} for group normalisation"
+            )
         channels = [1, *widths]
         rates = [*dropout, 0]
         blocks = [
@@ -92,8 +94,15 @@ class Block(nn.Sequential):
         """Map x (N, C, H, W) to (N, C', H', W')."""
         conv, *tail = self
         x = conv(x)
-        hooked = any(layer._forward_hooks for layer in tail)  # somebody looks at what is between the layers
-        if self.training and not hooked and [type(layer) for layer in tail[:2]] == FUSED and fused.fits(x):
+        hooked = any(
+            layer._forward_hooks for layer in tail
+        )  # somebody looks at what is between the layers
+        if (
+            self.training
+            and not hooked
+            and [type(layer) for layer in tail[:2]] == FUSED
+            and fused.fits(x)
+        ):
             return fused.relu_norm_dropout(x, tail[1], tail[2].p if len(tail) > 2 else 0)
         for layer in tail:
             x = layer(x)
@@ -101,7 +110,9 @@ class Block(nn.Sequential):
 
 
 def _block(inputs, outputs, geometry, rate, activation, norm, order) -> Block:
-    layers = OrderedDict(conv=nn.Conv2d(inputs, outputs, *geometry), activation=ACTIVATIONS[activation]())
+    layers = OrderedDict(
+        conv=nn.Conv2d(inputs, outputs, *geometry), activation=ACTIVATIONS[activation]()
+    )
     if norm in NORMS:
         layers["norm"] = NORMS[norm](outputs)
     if order == "norm_activation":

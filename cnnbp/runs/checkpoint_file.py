@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 class CrashSafeCheckpointIO(CheckpointIO):
     """Lightning's way to the disk and back to training, by `replacing` and `load`."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Path | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str, storage_options: Path | None = None
+    ) -> None:
         """Save; `storage_options` is where the file that was there is kept."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()  # torch's writer hides the reason when a disk is full
@@ -30,9 +32,14 @@ class CrashSafeCheckpointIO(CheckpointIO):
         with replacing(path, "wb", keep=storage_options) as file:
             file.write(buffer.getbuffer())
 
-    def load_checkpoint(self, path: str, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         checkpoint = load(path)
-        if not checkpoint.get("optimizer_states") or not {"lr_schedulers", "callbacks", "loops"} <= checkpoint.keys():
+        if (
+            not checkpoint.get("optimizer_states")
+            or not {"lr_schedulers", "callbacks", "loops"} <= checkpoint.keys()
+        ):
             raise UserError(f"checkpoint {path}: holds weights only, nothing to continue from")
         return checkpoint
 
@@ -62,7 +69,9 @@ def load(path: str | Path) -> dict[str, Any]:
             f"checkpoint {path}: cannot be read, it is damaged or holds more than data ({reason})"
         ) from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"checkpoint {path}: holds no state_dict, so no run of this project wrote it")
+        raise UserError(
+            f"checkpoint {path}: holds no state_dict, so no run of this project wrote it"
+        )
     return checkpoint
 
 
@@ -73,14 +82,18 @@ def newest(directory: Path) -> Path | None:
         UserError: no whole checkpoint is left.
     """
     last, previous = directory / LAST, directory / PREVIOUS
-    if not last.exists():  # killed before the first was written, or between the two renames of `replacing`
+    if (
+        not last.exists()
+    ):  # killed before the first was written, or between the two renames of `replacing`
         return previous if previous.exists() else None
     try:
         load(last)
         return last
     except UserError as error:
         if not previous.exists():
-            raise UserError(f"{error}; there is none before it: remove it to train from the beginning") from None
+            raise UserError(
+                f"{error}; there is none before it: remove it to train from the beginning"
+            ) from None
         load(previous)
         log.warning("%s; going back to the one before it, %s", error, previous.name)
         return previous
@@ -103,27 +116,42 @@ def check_continues(checkpoint: dict[str, Any], optimizer: Optimizer, steps: int
 
     The state of the optimizer and of the schedule is restored, so that other options would silently do nothing.
     """
-    groups, schedules = checkpoint["optimizer_states"][0]["param_groups"], checkpoint["lr_schedulers"]
+    groups, schedules = (
+        checkpoint["optimizer_states"][0]["param_groups"],
+        checkpoint["lr_schedulers"],
+    )
     lowered = checkpoint["callbacks"].get("Finite", {}).get("rolled_back")
     if len(groups) != len(optimizer.param_groups):
-        raise UserError("the checkpoint was trained with another optimizer, or by another version; start afresh")
+        raise UserError(
+            "the checkpoint was trained with another optimizer, or by another version; start afresh"
+        )
     for saved, group in zip(groups, optimizer.param_groups, strict=True):
-        rate = saved.get("max_lr", saved.get("initial_lr", None if schedules else saved["lr"]))  # before the schedule
+        rate = saved.get(
+            "max_lr", saved.get("initial_lr", None if schedules else saved["lr"])
+        )  # before the schedule
         for key, value in group.items():
             was = rate if key == "lr" else saved.get(key)
             if key != "params" and was != value and not (key == "lr" and (was is None or lowered)):
-                raise UserError(f"the checkpoint was trained with {key}={was}, not {value}; give the optimizer it had")
+                raise UserError(
+                    f"the checkpoint was trained with {key}={was}, not {value}; give the optimizer it had"
+                )
     for schedule in schedules:
         length = schedule.get("total_steps", schedule.get("T_max"))
         if length not in (None, steps):
-            raise UserError(f"the checkpoint's schedule is for {length} steps in all, not {steps}; give as many epochs")
+            raise UserError(
+                f"the checkpoint's schedule is for {length} steps in all, not {steps}; give as many epochs"
+            )
 
 
 def check_schedule(saved: list[dict[str, Any]], own: list[dict[str, Any]]) -> None:
     """Raise a UserError when the state of another learning-rate schedule would be restored."""
     if [state.keys() for state in saved] != [state.keys() for state in own]:
-        raise UserError("the checkpoint was trained with another schedule; give the scheduler= that it had")
+        raise UserError(
+            "the checkpoint was trained with another schedule; give the scheduler= that it had"
+        )
     for was, state in zip(saved, own, strict=True):
         for key in {"step_size", "gamma", "factor", "patience"} & state.keys():
             if was[key] != state[key]:
-                raise UserError(f"the checkpoint was trained with {key}={was[key]}, not {state[key]}; give what it had")
+                raise UserError(
+                    f"the checkpoint was trained with {key}={was[key]}, not {state[key]}; give what it had"
+                )

@@ -23,7 +23,10 @@ from cnnbp.runs.run_record import LAST, PREVIOUS, read_config, read_result
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
-HOW_NOT_WHAT = ("jobs", "overwrite")  # keys that say how a command goes about it, not what is trained
+HOW_NOT_WHAT = (
+    "jobs",
+    "overwrite",
+)  # keys that say how a command goes about it, not what is trained
 
 # what a directory below outputs/ can be: how it is told, and the command that continues it
 KINDS = {
@@ -38,7 +41,9 @@ def refuse_another_kind(directory: Path, own: str) -> None:
     for kind, (mark, command) in KINDS.items():
         if kind != own and any(directory.glob(mark)):
             shown = os.path.relpath(directory)
-            raise UserError(f"{shown} is the directory of a {kind}; give another name=, or continue it by {command}")
+            raise UserError(
+                f"{shown} is the directory of a {kind}; give another name=, or continue it by {command}"
+            )
 
 
 class Run:
@@ -82,7 +87,9 @@ class Run:
             shutil.rmtree(self.path, ignore_errors=True)
         if error and not isinstance(error, Exception) and self.has_checkpoint:
             without = " without overwrite=true" * self.config.overwrite
-            log.info("stopped; the same command%s with name=%s continues", without, self.config.name)
+            log.info(
+                "stopped; the same command%s with name=%s continues", without, self.config.name
+            )
         self.lock.close()
 
     @property
@@ -102,17 +109,27 @@ class Run:
         hydra = HydraConfig.get()
         # the name as it came out, so that the same run can be asked for again
         named = OmegaConf.merge(self.config, {"name": str(self.config.name)})
-        contents = {"config": named, "overrides": hydra.overrides.task, "hydra": OmegaConf.create({"hydra": hydra})}
+        contents = {
+            "config": named,
+            "overrides": hydra.overrides.task,
+            "hydra": OmegaConf.create({"hydra": hydra}),
+        }
         for name, content in contents.items():
             with replacing(records / f"{name}.yaml") as file:
                 OmegaConf.save(content, file)
-        log.info("%s%s", os.path.relpath(self.path), ", continued from its last checkpoint" * self.has_checkpoint)
+        log.info(
+            "%s%s",
+            os.path.relpath(self.path),
+            ", continued from its last checkpoint" * self.has_checkpoint,
+        )
 
     def finish(self, result: dict) -> None:
         """Store the result; from now on the same command returns it."""
         with replacing(self.path / "result.json") as file:
             json.dump(result, file, indent=2)
-        log.info("%s; everything of this run is in %s", self._told_score(), os.path.relpath(self.path))
+        log.info(
+            "%s; everything of this run is in %s", self._told_score(), os.path.relpath(self.path)
+        )
 
     def score(self) -> float | None:
         """What a sweep maximises: the validation accuracy, without a validation split the test accuracy."""
@@ -120,7 +137,9 @@ class Run:
         return result["val_accuracy"] if "val_accuracy" in result else result["accuracy"]
 
     def _told_score(self) -> str:
-        return f"{'validation' if self.config.data.val_size else 'test'} accuracy {self.score():.2%}"
+        return (
+            f"{'validation' if self.config.data.val_size else 'test'} accuracy {self.score():.2%}"
+        )
 
     def _refuse_another_config(self) -> None:
         record = self.path / ".hydra" / "config.yaml"
@@ -131,7 +150,11 @@ class Run:
         except UserError as error:
             raise UserError(f"{error}; remove {self.path}, or give another name=") from None
         old["name"], new["name"] = str(old.get("name")), str(self.config.name)
-        differing = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in HOW_NOT_WHAT]
+        differing = [
+            key
+            for key in {**old, **new}
+            if old.get(key) != new.get(key) and key not in HOW_NOT_WHAT
+        ]
         if differing:
             changes = ", ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing)
             advice = "give another name=, or overwrite=true to train anew"
@@ -178,11 +201,15 @@ class Run:
                 if os.path.samestat(path.stat(), os.stat(self.lock.fileno())):
                     break
             except BlockingIOError:
-                raise UserError(f"{self.path} is in use by {_holder(path)}; wait, or give another name=") from None
+                raise UserError(
+                    f"{self.path} is in use by {_holder(path)}; wait, or give another name="
+                ) from None
             except FileNotFoundError:  # the process that had it failed, and removed its directory
                 continue
         self.lock.truncate(0)
-        self.lock.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+        self.lock.write(
+            f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
+        )
         self.lock.flush()
 
 

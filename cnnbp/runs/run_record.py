@@ -1,11 +1,15 @@
-"""What a run directory says of its run, read back: files may be damaged, or come from somebody else."""
+"""What a run directory holds, read back: its files may be damaged, or come from somebody else."""
 
 import csv
 import json
+import os
+import shlex
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,6 +29,123 @@ CODE = (
     "cnnbp.training.schedules.",
     "torch.optim.",
 )
+
+# below a run directory
+HYDRA = ".hydra"
+CONFIG, OVERRIDES, HYDRA_CONFIG = (
+    f"{HYDRA}/config.yaml",
+    f"{HYDRA}/overrides.yaml",
+    f"{HYDRA}/hydra.yaml",
+)
+RESULT, METRICS, ERROR, CHECKPOINTS = "result.json", "metrics.csv", "error.txt", "checkpoints"
+# keys that runs of one recipe may differ by
+VARYING = ("seed", "name", "run_dir", "jobs", "overwrite")
+
+
+class RunRecord:
+    """A run directory, `outputs/NAME`, each of its files read at most once.
+
+    Reading never fails because a file is missing; damaged files raise a `UserError` that names them.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunRecord":
+        """The record of an existing run.
+
+        Raises:
+            UserError: `path` is not a run directory.
+        """
+        record = cls(path)
+        if not record.exists:
+            raise UserError(
+                f"{path}: not a run directory; give one that training made, as outputs/NAME"
+            )
+        return record
+
+    @classmethod
+    def below(cls, directory: str | Path) -> Iterator["RunRecord"]:
+        """Every run at or below a directory, finished or not, in the order of their paths."""
+        for path, folders, _ in os.walk(directory):
+            if (record := cls(path)).exists:
+                yield record
+            # in place, so that os.walk leaves the others out
+            folders[:] = sorted(
+                name for name in folders if name != CHECKPOINTS and not name.startswith(".")
+            )
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return (self.path / CONFIG).exists()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has a result, which may be damaged."""
+        return (self.path / RESULT).exists()
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """The config as Hydra composed it; a key that is missing in it raises instead of giving None."""
+        return read_config(self.path / CONFIG)
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The config as plain data with interpolations unresolved, many times faster to read than `config`."""
+        return _plain(self.path / CONFIG) or {}
+
+    @cached_property
+    def overrides(self) -> list[str]:
+        """The overrides that the run was started with, as on the command line."""
+        return _plain(self.path / OVERRIDES) or []
+
+    @cached_property
+    def choices(self) -> dict[str, str]:
+        """What was chosen of each config group, by its name."""
+        return self._hydra.get("runtime", {}).get("choices", {})
+
+    @cached_property
+    def command(self) -> str | None:
+        """The command line that starts the run again; None where Hydra left no record of it."""
+        if not self._hydra:
+            return None
+        multirun = ["-m"] if self._hydra["mode"] == "MULTIRUN" else []
+        return shlex.join(["python", "train.py", *multirun, *self._hydra["overrides"]["task"]])
+
+    @cached_property
+    def _hydra(self) -> dict[str, Any]:
+        return (_plain(self.path / HYDRA_CONFIG) or {}).get("hydra", {})
+
+    @cached_property
+    def recipe(self) -> str:
+        """What the run was made with, less what may vary: runs with the same text differ by chance alone."""
+        if not self.exists:
+            return str(self.path)
+        kept = {key: value for key, value in self.values.items() if key not in VARYING}
+        return json.dumps(kept, sort_keys=True)
+
+    @cached_property
+    def result(self) -> dict[str, Any] | None:
+        """What `result.json` holds; None for a run that has not finished."""
+        return read_result(self.path / RESULT) if self.is_finished else None
+
+    @cached_property
+    def error(self) -> str | None:
+        """Why the run has no result that can be used, in words; None where it has one."""
+        try:
+            if self.result is not None:
+                return None
+        except UserError:
+            return f"{RESULT} cannot be read"
+        reason = self.path / ERROR
+        return reason.read_text().strip() if reason.exists() else "unfinished"
+
+    @cached_property
+    def metrics(self) -> list[dict[str, str]]:
+        """The rows of `metrics.csv`, one a step; empty where there is none."""
+        return read_metrics(self.path / METRICS)
 
 
 def read_config(path: Path) -> DictConfig:
@@ -47,8 +168,12 @@ def refuse_foreign_code(path: Path, config: DictConfig) -> None:
     """Raise a UserError where building this config would call anything but networks, data and optimizers."""
     for target in _targets(OmegaConf.to_container(config, resolve=True)):
         # by its name, and where it was written: a module also has what it imports
-        if not str(target).startswith(CODE) or not f"{get_object(target).__module__}.".startswith(CODE):
-            raise UserError(f"{path}: would run {target}, which is not allowed here; allowed: {', '.join(CODE)}")
+        if not str(target).startswith(CODE) or not f"{get_object(target).__module__}.".startswith(
+            CODE
+        ):
+            raise UserError(
+                f"{path}: would run {target}, which is not allowed here; allowed: {', '.join(CODE)}"
+            )
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -83,12 +208,28 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
             for value in row.values():
                 float(value or 0)
     except (ValueError, KeyError, TypeError, csv.Error):
-        raise UserError(f"{path}: cannot be read; remove it, its values are in TensorBoard's files too") from None
+        raise UserError(
+            f"{path}: cannot be read; remove it, its values are in TensorBoard's files too"
+        ) from None
     return rows
 
 
 def _targets(node: Any) -> Iterator[Any]:
-    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+    for key, value in (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node)
+        if isinstance(node, list)
+        else ()
+    ):
         if key == "_target_":
             yield value
         yield from _targets(value)
+
+
+def _plain(path: Path) -> Any:
+    """What a YAML file holds; None where there is none that can be read."""
+    try:
+        return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, YAMLError):
+        return None

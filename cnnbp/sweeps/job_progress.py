@@ -41,7 +41,9 @@ def overview(directory: Path, jobs: int) -> Iterator[None]:
 
 def _show(directory: Path, jobs: int, stop: threading.Event) -> None:
     start, told, lines = time.monotonic(), 0, []
-    bar = tqdm(total=jobs, unit="job", leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty())
+    bar = tqdm(
+        total=jobs, unit="job", leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty()
+    )
     while not stop.wait(REFRESH_SECONDS):
         now = state(directory)
         ended = len(now.done) + len(now.failed)
@@ -55,7 +57,10 @@ def _show(directory: Path, jobs: int, stop: threading.Event) -> None:
                 line.set_description_str(progress(run) if run else "")
         elif ended > told:
             told = ended
-            print(tqdm.format_meter(ended, jobs, time.monotonic() - start, unit="job", prefix=counts), file=sys.stderr)
+            print(
+                tqdm.format_meter(ended, jobs, time.monotonic() - start, unit="job", prefix=counts),
+                file=sys.stderr,
+            )
             for run in now.running:
                 print(f"  {progress(run)}", file=sys.stderr)
     for line in (*lines[::-1], bar):

@@ -21,11 +21,39 @@ from cnnbp.files import replacing
 from cnnbp.runs.run_record import read_result
 
 COLUMNS = ("rank", "overrides", "val_accuracy", "val_loss", "accuracy", "loss", "seconds", "error")
-SEED_COLUMNS = ("overrides", "metric", "seeds", "mean", "deviation", "standard_error", "interval_95", "worst", "best")
-METRICS = {"val_accuracy": True, "accuracy": True, "val_loss": False, "loss": False, "seconds": False}  # more is better
-FORMATS = {"val_accuracy": "{:.2%}", "accuracy": "{:.2%}", "val_loss": "{:.4f}", "loss": "{:.4f}", "seconds": "{:.1f}"}
+SEED_COLUMNS = (
+    "overrides",
+    "metric",
+    "seeds",
+    "mean",
+    "deviation",
+    "standard_error",
+    "interval_95",
+    "worst",
+    "best",
+)
+METRICS = {
+    "val_accuracy": True,
+    "accuracy": True,
+    "val_loss": False,
+    "loss": False,
+    "seconds": False,
+}  # more is better
+FORMATS = {
+    "val_accuracy": "{:.2%}",
+    "accuracy": "{:.2%}",
+    "val_loss": "{:.4f}",
+    "loss": "{:.4f}",
+    "seconds": "{:.1f}",
+}
 SPREADS = {"deviation": "{:.3%}", "standard_error": "{:.3%}", "interval_95": "± {:.3%}"}
-COMPARISONS = {"=": operator.eq, "<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge}
+COMPARISONS = {
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+    "<=": operator.le,
+    ">=": operator.ge,
+}
 UNLIKE = ("seed", "name", "run_dir", "jobs", "overwrite")  # what runs of one recipe may differ by
 MOST_DRAWN = 50
 
@@ -38,7 +66,9 @@ def ranked(*directories: Path, metric: str | None = None) -> list[Row]:
     Without a metric a run counts by its validation accuracy, or where there is none by its test accuracy. Failed
     and unfinished runs come last, with the reason under "error".
     """
-    found = {run.resolve(): (run, directory) for directory in directories for run in runs(directory)}
+    found = {
+        run.resolve(): (run, directory) for directory in directories for run in runs(directory)
+    }
     rows = []
     for run, directory in found.values():
         label = run.relative_to(directory) if len(directories) == 1 else run
@@ -58,7 +88,9 @@ def runs(directory: Path) -> Iterator[Path]:
     for path, directories, files in os.walk(directory):
         if ".hydra" in directories or "result.json" in files or "error.txt" in files:
             yield Path(path)
-        directories[:] = sorted(name for name in directories if not name.startswith(".") and name != "checkpoints")
+        directories[:] = sorted(
+            name for name in directories if not name.startswith(".") and name != "checkpoints"
+        )
 
 
 def outcome(run: Path) -> Row:
@@ -105,7 +137,9 @@ def over_seeds(rows: Sequence[Row], metric: str | None = None) -> list[Row]:
             group = groups.setdefault((_metric(row, metric), recipe(row["run"])), {})
             group.setdefault(row.get("seed", row["run"]), row)
     summaries = [_summary(name, list(group.values())) for (name, _), group in groups.items()]
-    return sorted(summaries, key=lambda summary: -summary["mean"] * (1 if METRICS[summary["metric"]] else -1))
+    return sorted(
+        summaries, key=lambda summary: -summary["mean"] * (1 if METRICS[summary["metric"]] else -1)
+    )
 
 
 def _summary(metric: str, rows: list[Row]) -> Row:
@@ -242,7 +276,9 @@ def table(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> str:
 def markdown(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> str:
     """Lay the rows out as a table in Markdown."""
     head, *body = _cells(rows, columns)
-    escaped = ([cell.replace("|", r"\|") for cell in line] for line in (head, ["---"] * len(head), *body))
+    escaped = (
+        [cell.replace("|", r"\|") for cell in line] for line in (head, ["---"] * len(head), *body)
+    )
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
@@ -290,13 +326,28 @@ def draw(rows: Sequence[Row], path: Path, metric: str | None = None) -> None:
     rows = [row for row in rows if grouped or "rank" in row][:MOST_DRAWN][::-1]
     with figure(path, width=9, height=1.2 + 0.35 * len(rows)) as axes:
         if grouped:
-            means, spreads = zip(*((row["mean"], row.get("interval_95", 0)) for row in rows), strict=True)
-            axes.errorbar(means, range(len(rows)), xerr=spreads, fmt="o", capsize=3, label="mean, 95 % interval")
+            means, spreads = zip(
+                *((row["mean"], row.get("interval_95", 0)) for row in rows), strict=True
+            )
+            axes.errorbar(
+                means,
+                range(len(rows)),
+                xerr=spreads,
+                fmt="o",
+                capsize=3,
+                label="mean, 95 % interval",
+            )
         else:
-            for key, marker in ((metric, "o"),) if metric else (("accuracy", "o"), ("val_accuracy", "D")):
+            for key, marker in (
+                ((metric, "o"),) if metric else (("accuracy", "o"), ("val_accuracy", "D"))
+            ):
                 points = [(row[key], index) for index, row in enumerate(rows) if key in row]
                 if points:
-                    axes.plot(*zip(*points, strict=True), marker, label={"accuracy": "test accuracy"}.get(key, key))
+                    axes.plot(
+                        *zip(*points, strict=True),
+                        marker,
+                        label={"accuracy": "test accuracy"}.get(key, key),
+                    )
         axes.set_yticks(range(len(rows)), _labels(rows))
         axes.set_xlabel(metric or "accuracy")
         axes.grid(axis="x", alpha=0.3)
@@ -311,7 +362,9 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     own = [" ".join(part for part in given if part not in shared) for given in parts]
     texts = [text or row["overrides"] for text, row in zip(own, rows, strict=True)]
     ranks = [row.get("rank", len(rows) - index) for index, row in enumerate(rows)]
-    return [f"{rank}. {text}"[:60].replace("$", r"\$") for rank, text in zip(ranks, texts, strict=True)]
+    return [
+        f"{rank}. {text}"[:60].replace("$", r"\$") for rank, text in zip(ranks, texts, strict=True)
+    ]
 
 
 def end_sweep(directory: Path, failures: dict[Path, str]) -> None:
@@ -321,7 +374,10 @@ def end_sweep(directory: Path, failures: dict[Path, str]) -> None:
         failures: the runs of this sweep that failed, and why; failures of earlier ones below `directory` are left out.
     """
     rows = [row for row in ranked(directory) if "error" not in row and row["run"] not in failures]
-    rows += [{"overrides": str(run.relative_to(directory)), "error": error} for run, error in failures.items()]
+    rows += [
+        {"overrides": str(run.relative_to(directory)), "error": error}
+        for run, error in failures.items()
+    ]
     rows = _in_order(rows)
     print(f"\n{table(rows)}\n")
     write_csv(rows, directory / "leaderboard.csv")

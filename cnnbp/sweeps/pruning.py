@@ -26,7 +26,9 @@ class Pruning(Callback):
 
     def on_train_end(self, trainer, module):
         names = {"hp/val_accuracy": "accuracy/val", "hp/val_loss": "loss/val"}
-        results = {name: float(trainer.callback_metrics.get(key, nan)) for name, key in names.items()}
+        results = {
+            name: float(trainer.callback_metrics.get(key, nan)) for name, key in names.items()
+        }
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(self.trial.params, results)

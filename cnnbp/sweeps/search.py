@@ -32,8 +32,12 @@ from cnnbp.training.build import build, fit, summarise
 from cnnbp.training.callbacks.divergence import Diverged
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-warnings.filterwarnings("ignore", message="The reported value is ignored")  # of a trial that goes on
-optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # it prints tracebacks of mistakes that are told in one line
+warnings.filterwarnings(
+    "ignore", message="The reported value is ignored"
+)  # of a trial that goes on
+optuna.logging.set_verbosity(
+    optuna.logging.CRITICAL
+)  # it prints tracebacks of mistakes that are told in one line
 
 MOST_RETRIES = 3  # of a trial whose process died; it may be the trial that kills it
 BEST_SHOWN = 5
@@ -67,19 +71,31 @@ def search(arguments: Sequence[str]) -> None:
     space = {key: domain for key, domain in entries.items() if domain is not None}
     directory = Path(HydraConfig.get().run.dir)
     given = [text for text in arguments if not re.match(r"[+~]*(search[.=]|name=)", text)]
-    overrides = list({text.partition("=")[0].lstrip("+"): text for text in [*settings.overrides, *given]}.values())
+    overrides = list(
+        {
+            text.partition("=")[0].lstrip("+"): text for text in [*settings.overrides, *given]
+        }.values()
+    )
     check(space, overrides)
     refuse_another_kind(directory, "study")
     directory.mkdir(parents=True, exist_ok=True)
     try:
         study = open_study(settings, directory.name, {"overrides": overrides, "space": space})
-        run_trials(study, settings, options.seed, lambda trial: train(trial, space, overrides, directory), directory)
+        run_trials(
+            study,
+            settings,
+            options.seed,
+            lambda trial: train(trial, space, overrides, directory),
+            directory,
+        )
         report(study, overrides, directory)
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError, ImportError) as error:
         with suppress(OSError):
             directory.rmdir()  # where nothing is in it
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"{settings.storage}: {reason}; what is stored in the study stays") from None
+        raise UserError(
+            f"{settings.storage}: {reason}; what is stored in the study stays"
+        ) from None
     except KeyboardInterrupt as stop:
         print(f"\nstopped; the same command with name={directory.name} continues the study")
         sys.exit(stop.args[0])
@@ -88,11 +104,15 @@ def search(arguments: Sequence[str]) -> None:
 def check(space: Space, overrides: list[str]) -> None:
     """Raise a UserError unless every choice and both ends of every range are valid values of the config."""
     if not space:
-        raise UserError("search.space: is empty; give the keys to search over, as in conf/search/default.yaml")
+        raise UserError(
+            "search.space: is empty; give the keys to search over, as in conf/search/default.yaml"
+        )
     for key, domain in space.items():
         if isinstance(domain, dict):
             if not {"low", "high"} <= domain.keys() <= RANGE:
-                raise UserError(f"search.space.{key}: must be a list of choices, or {{low, high}} with log or step")
+                raise UserError(
+                    f"search.space.{key}: must be a list of choices, or {{low, high}} with log or step"
+                )
             try:
                 if domain["low"] >= domain["high"]:
                     raise ValueError(f"low={domain['low']} must be less than high={domain['high']}")
@@ -100,17 +120,26 @@ def check(space: Space, overrides: list[str]) -> None:
             except (TypeError, ValueError) as error:
                 raise UserError(f"search.space.{key}: {error}") from None
         elif not isinstance(domain, list) or not domain:
-            raise UserError(f"search.space.{key}: must be a list of choices, or {{low, high}} with log or step")
+            raise UserError(
+                f"search.space.{key}: must be a list of choices, or {{low, high}} with log or step"
+            )
     ends = {
-        key: [domain["low"], domain["high"]] if isinstance(domain, dict) else domain for key, domain in space.items()
+        key: [domain["low"], domain["high"]] if isinstance(domain, dict) else domain
+        for key, domain in space.items()
     }
     for index in range(max(map(len, ends.values()))):
-        config = compose([*overrides, *_as_overrides({key: end[index % len(end)] for key, end in ends.items()})])
+        config = compose(
+            [*overrides, *_as_overrides({key: end[index % len(end)] for key, end in ends.items()})]
+        )
         refuse_several_processes(config)
         if not config.data.val_size:
-            raise UserError("data.val_size=0: a search compares on validation images; give data.val_size=5000")
+            raise UserError(
+                "data.val_size=0: a search compares on validation images; give data.val_size=5000"
+            )
         if (config.callbacks.get("finite") or {}).get("rollbacks"):
-            raise UserError("callbacks.finite.rollbacks: a search gives up a trial that diverges; give 0")
+            raise UserError(
+                "callbacks.finite.rollbacks: a search gives up a trial that diverges; give 0"
+            )
 
 
 def _distribution(domain: dict[str, Any]) -> type[BaseDistribution]:
@@ -119,7 +148,10 @@ def _distribution(domain: dict[str, Any]) -> type[BaseDistribution]:
 
 
 def _as_overrides(values: dict[str, Any]) -> list[str]:
-    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
+    return [
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in values.items()
+    ]
 
 
 def open_study(settings: DictConfig, name: str, content: dict[str, Any]) -> optuna.Study:
@@ -128,7 +160,9 @@ def open_study(settings: DictConfig, name: str, content: dict[str, Any]) -> optu
         settings.storage,
         heartbeat_interval=settings.heartbeat,
         grace_period=3 * settings.heartbeat,
-        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MOST_RETRIES, inherit_intermediate_values=True),
+        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(
+            MOST_RETRIES, inherit_intermediate_values=True
+        ),
     )
     study = optuna.create_study(
         storage=storage,
@@ -140,14 +174,20 @@ def open_study(settings: DictConfig, name: str, content: dict[str, Any]) -> optu
     known = study.user_attrs or content
     if differing := [key for key in content if known.get(key) != content[key]]:
         changes = "; ".join(f"{key}: {known.get(key)} -> {content[key]}" for key in differing)
-        raise UserError(f"the study {name} was made with another search ({changes}); give another name=")
+        raise UserError(
+            f"the study {name} was made with another search ({changes}); give another name="
+        )
     for key, value in content.items():
         study.set_user_attr(key, value)
     return study
 
 
 def run_trials(
-    study: optuna.Study, settings: DictConfig, seed: int, objective: Callable[[Trial], float], directory: Path
+    study: optuna.Study,
+    settings: DictConfig,
+    seed: int,
+    objective: Callable[[Trial], float],
+    directory: Path,
 ) -> None:
     """Add trials up to the total, and wait for those of other processes, whose trials it takes over when they die."""
     waiting = False
@@ -158,10 +198,20 @@ def run_trials(
             return objective(trial)
 
         while True:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # until the trial is stored: no two processes count, or draw, alike
+            fcntl.flock(
+                lock, fcntl.LOCK_EX
+            )  # until the trial is stored: no two processes count, or draw, alike
             trials = study.get_trials(deepcopy=False)
-            retried = {number for trial in trials for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
-            begun = [trial for trial in trials if trial.state != TrialState.WAITING and trial.number not in retried]
+            retried = {
+                number
+                for trial in trials
+                for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)
+            }
+            begun = [
+                trial
+                for trial in trials
+                if trial.state != TrialState.WAITING and trial.number not in retried
+            ]
             if len(begun) < settings.n_trials:
                 # the draws of a trial follow from the seed and its number, so that a continued study draws anew
                 study.sampler = instantiate(settings.sampler, seed=seed + len(trials))
@@ -180,14 +230,18 @@ def run_trials(
 def tell(study: optuna.Study, trial: FrozenTrial) -> None:
     """Print how a trial ended."""
     value = f", validation accuracy {trial.value:.2%}" if trial.value is not None else ""
-    print(f"trial {trial.number} {trial.state.name.lower()}{value}: {' '.join(_as_overrides(trial.params))}")
+    print(
+        f"trial {trial.number} {trial.state.name.lower()}{value}: {' '.join(_as_overrides(trial.params))}"
+    )
 
 
 def train(trial: Trial, space: Space, overrides: list[str], directory: Path) -> float:
     """Train one trial in its run directory; return the validation accuracy after the last epoch."""
     for key, domain in space.items():
         if isinstance(domain, list):
-            trial.suggest_categorical(key, [json.dumps(item) if isinstance(item, list) else item for item in domain])
+            trial.suggest_categorical(
+                key, [json.dumps(item) if isinstance(item, list) else item for item in domain]
+            )
         elif _distribution(domain) is IntDistribution:
             trial.suggest_int(key, **domain)
         else:
@@ -201,7 +255,11 @@ def train(trial: Trial, space: Space, overrides: list[str], directory: Path) -> 
     except FAILURES as error:
         print(f"trial {trial.number}: {told(error)}")
         raise
-    except (SystemExit, UserError, OSError) as error:  # a signal that stopped the run, or a full disk
+    except (
+        SystemExit,
+        UserError,
+        OSError,
+    ) as error:  # a signal that stopped the run, or a full disk
         requeue(trial.study, _record(trial))
         # Optuna records how a trial ended for this one, but not for SystemExit
         raise (KeyboardInterrupt(error.code) if isinstance(error, SystemExit) else error) from None
@@ -236,14 +294,22 @@ def _fit(config: DictConfig, run: Run, trial: Trial) -> str:
 def report(study: optuna.Study, overrides: list[str], directory: Path) -> None:
     """Print the best trials, the command of the best and the importances; draw what Optuna has pictures of."""
     trials = study.get_trials(deepcopy=False)
-    complete = sorted((trial for trial in trials if trial.state == TrialState.COMPLETE), key=lambda trial: -trial.value)
+    complete = sorted(
+        (trial for trial in trials if trial.state == TrialState.COMPLETE),
+        key=lambda trial: -trial.value,
+    )
     pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
     print(f"\n{len(complete)} trial{'s' * (len(complete) != 1)} complete, {pruned} pruned")
     if not complete:
         return
-    best = [{"trial": trial.number, "val_accuracy": trial.value, **trial.params} for trial in complete[:BEST_SHOWN]]
+    best = [
+        {"trial": trial.number, "val_accuracy": trial.value, **trial.params}
+        for trial in complete[:BEST_SHOWN]
+    ]
     print(table(best, list({column: None for row in best for column in row})))
-    print(f"\nthe best: {shlex.join(['python', 'train.py', *overrides, *_as_overrides(complete[0].params)])}")
+    print(
+        f"\nthe best: {shlex.join(['python', 'train.py', *overrides, *_as_overrides(complete[0].params)])}"
+    )
     if len({trial.value for trial in complete}) > 1:
         print("\nimportance for the validation accuracy")
         for key, share in optuna.importance.get_param_importances(study).items():
@@ -262,7 +328,9 @@ def draw(study: optuna.Study, directory: Path) -> None:
         print("pictures need matplotlib; pip install matplotlib")
         return
     print()
-    warnings.filterwarnings("ignore", category=UserWarning, module="optuna.visualization")  # of axes with one value
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module="optuna.visualization"
+    )  # of axes with one value
     for name, function in PICTURES.items():
         axes = getattr(optuna.visualization.matplotlib, function)(study)
         with replacing(directory / f"{name}.png", "wb") as file:

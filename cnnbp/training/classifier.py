@@ -47,14 +47,18 @@ class Classifier(LightningModule):
         backprop: str = "autograd",
     ):
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        self.network = network.to(
+            memory_format=torch.channels_last if channels_last else torch.contiguous_format
+        )
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.label_smoothing, self.by_hand = label_smoothing, backprop == "by_hand"
         # neither looks at the values, for which a GPU would have to be waited for; a loss that is no number is kept
         loss = MeanMetric(nan_strategy="disable")
         accuracy = MulticlassAccuracy(10, average="micro", validate_args=False)
         metrics = MetricCollection({"loss": loss, "accuracy": accuracy}, compute_groups=False)
-        self.metrics = nn.ModuleDict({f"{stage}_metrics": metrics.clone() for stage in ("train", "val", "test")})
+        self.metrics = nn.ModuleDict(
+            {f"{stage}_metrics": metrics.clone() for stage in ("train", "val", "test")}
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (N, 1, 28, 28) to logits (N, 10)."""
@@ -73,15 +77,22 @@ class Classifier(LightningModule):
         self._log("train")
         schedule = self.lr_schedulers()
         if isinstance(schedule, ReduceLROnPlateau):
-            schedule.step(self.trainer.callback_metrics[self.trainer.lr_scheduler_configs[0].monitor])
+            schedule.step(
+                self.trainer.callback_metrics[self.trainer.lr_scheduler_configs[0].monitor]
+            )
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: float | None) -> None:
-        if metric is None:  # Lightning would step a plateau schedule after the checkpoint is saved, so we do it before
+        if (
+            metric is None
+        ):  # Lightning would step a plateau schedule after the checkpoint is saved, so we do it before
             scheduler.step()
 
     def on_validation_epoch_end(self) -> None:
         # a run that was killed after its last epoch is evaluated again, but has logged it
-        self._log(self.trainer.datamodule.epoch_stage, to_loggers=self.trainer.state.fn == TrainerFn.FITTING)
+        self._log(
+            self.trainer.datamodule.epoch_stage,
+            to_loggers=self.trainer.state.fn == TrainerFn.FITTING,
+        )
 
     def on_test_epoch_end(self) -> None:
         # where the test set was evaluated after each epoch, its last point is drawn already
@@ -93,7 +104,9 @@ class Classifier(LightningModule):
             config = {"optimizer": self.make_optimizer(parameter_groups(self))}
             if self.make_scheduler:
                 config["lr_scheduler"] = self.make_scheduler(
-                    config["optimizer"], self.trainer.max_epochs, self._steps_per_epoch(len(data.train_dataloader()))
+                    config["optimizer"],
+                    self.trainer.max_epochs,
+                    self._steps_per_epoch(len(data.train_dataloader())),
                 )
                 config["lr_scheduler"]["monitor"] = "loss/val" if data.val_size else "loss/train"
         except (TypeError, ValueError) as error:
@@ -108,34 +121,49 @@ class Classifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         # each process has its own part of the epoch's sums
-        states = {name: metric.metric_state for name, metric in self.metrics["train_metrics"].items()}
+        states = {
+            name: metric.metric_state for name, metric in self.metrics["train_metrics"].items()
+        }
         checkpoint["train_metrics"] = self.all_gather(states)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         check_fits(checkpoint, self)
         if self._trainer:
             self._load_metrics(checkpoint.get("train_metrics", {}))
-            steps = self.trainer.max_epochs * self._steps_per_epoch(len(self.trainer.datamodule.train_dataloader()))
+            steps = self.trainer.max_epochs * self._steps_per_epoch(
+                len(self.trainer.datamodule.train_dataloader())
+            )
             optimizer = self.make_optimizer(parameter_groups(self))
             check_continues(checkpoint, optimizer, steps)
             schedule = self.make_scheduler and self.make_scheduler(
                 optimizer, self.trainer.max_epochs, steps // self.trainer.max_epochs
             )
-            check_schedule(checkpoint["lr_schedulers"], [schedule["scheduler"].state_dict()] if schedule else [])
-            averages = any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks)
+            check_schedule(
+                checkpoint["lr_schedulers"],
+                [schedule["scheduler"].state_dict()] if schedule else [],
+            )
+            averages = any(
+                isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks
+            )
             if averages != ("averaging_state" in checkpoint):
                 way = "without" if averages else "with"
-                raise UserError(f"the checkpoint was trained {way} averaged weights; give the average= that it had")
+                raise UserError(
+                    f"the checkpoint was trained {way} averaged weights; give the average= that it had"
+                )
 
     def _load_metrics(self, saved: dict[str, dict[str, Tensor]]) -> None:
         for name, states in saved.items():
             for state, value in states.items():
                 own = getattr(self.metrics["train_metrics"][name], state)
                 if value.numel() != own.numel() * self.trainer.world_size:
-                    raise UserError(f"the checkpoint is not of {self.trainer.world_size} processes; give as many")
+                    raise UserError(
+                        f"the checkpoint is not of {self.trainer.world_size} processes; give as many"
+                    )
                 own.copy_(value.view(-1, *own.shape)[self.trainer.global_rank])
 
-    def _step(self, batch: tuple[Tensor, Tensor], stage: str, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    def _step(
+        self, batch: tuple[Tensor, Tensor], stage: str, label_smoothing: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         images, labels = batch
         if self.by_hand and stage == "train":
             loss, logits = loss_and_logits(self.network, images, labels, label_smoothing)
@@ -143,7 +171,10 @@ class Classifier(LightningModule):
             logits = self(images).float()
             loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         self.metrics[f"{stage}_metrics"].update(
-            value=loss.detach(), weight=torch.full_like(loss, len(labels)), preds=logits.detach(), target=labels
+            value=loss.detach(),
+            weight=torch.full_like(loss, len(labels)),
+            preds=logits.detach(),
+            target=labels,
         )
         return loss, logits
 
@@ -154,4 +185,6 @@ class Classifier(LightningModule):
         self.log_dict(values, logger=False)
         # at once, not by Lightning after the checkpoint; at the optimizer steps taken, the same for every stage
         for logger in self.trainer.loggers if to_loggers else ():
-            logger.log_metrics({name: value.item() for name, value in values.items()}, self.global_step)
+            logger.log_metrics(
+                {name: value.item() for name, value in values.items()}, self.global_step
+            )

@@ -18,7 +18,9 @@ class Muon(torch.optim.Optimizer):
         momentum: Muon's; AdamW has its defaults.
     """
 
-    def __init__(self, params: list[dict[str, Any]], lr: float, momentum: float, weight_decay: float):
+    def __init__(
+        self, params: list[dict[str, Any]], lr: float, momentum: float, weight_decay: float
+    ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.parts = [self._part(group) for group in self.param_groups]
 
@@ -27,7 +29,9 @@ class Muon(torch.optim.Optimizer):
         if group["params"][0].ndim == 1:
             return torch.optim.AdamW(group["params"], **options)
         views = [nn.Parameter(_matrix(kernel.detach(), kernel)) for kernel in group["params"]]
-        return torch.optim.Muon(views, momentum=group["momentum"], adjust_lr_fn="match_rms_adamw", **options)
+        return torch.optim.Muon(
+            views, momentum=group["momentum"], adjust_lr_fn="match_rms_adamw", **options
+        )
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         loss = closure() if closure else None
@@ -36,7 +40,9 @@ class Muon(torch.optim.Optimizer):
             own["lr"] = group["lr"]
             for parameter, view in zip(group["params"], own["params"], strict=True):
                 if parameter is not view:
-                    view.grad = None if parameter.grad is None else _matrix(parameter.grad, parameter)
+                    view.grad = (
+                        None if parameter.grad is None else _matrix(parameter.grad, parameter)
+                    )
             part.step()
         return loss
 

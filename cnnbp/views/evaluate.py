@@ -28,7 +28,9 @@ class _Logits(Callback):
         self.batches.append(outputs.cpu())
 
 
-def evaluate(directory: str, checkpoint: str = "last", plot: str | None = None, tta: bool = False) -> None:
+def evaluate(
+    directory: str, checkpoint: str = "last", plot: str | None = None, tta: bool = False
+) -> None:
     """Print loss, accuracy and the accuracy of each class; with `plot` draw the confusion matrix and mistakes.
 
     With `tta` the loss and accuracy under test-time augmentation come last, apart from the run's own.
@@ -52,11 +54,15 @@ def evaluate(directory: str, checkpoint: str = "last", plot: str | None = None, 
         )
 
 
-def on_test_set(config: DictConfig, data: LightningDataModule, model: LightningModule) -> tuple[float, float, Tensor]:
+def on_test_set(
+    config: DictConfig, data: LightningDataModule, model: LightningModule
+) -> tuple[float, float, Tensor]:
     """Run the whole test set through a model in the precision of its run; return loss, accuracy and logits (N, 10)."""
     collected = _Logits()
     trainer = Trainer(
-        accelerator="cpu" if config.trainer.accelerator == "cpu" else "auto",  # this machine may not be the run's
+        accelerator="cpu"
+        if config.trainer.accelerator == "cpu"
+        else "auto",  # this machine may not be the run's
         devices=1,
         precision=resolve_precision(config.trainer),
         callbacks=[collected],
@@ -66,7 +72,9 @@ def on_test_set(config: DictConfig, data: LightningDataModule, model: LightningM
         enable_progress_bar=False,
     )
     trainer.test(model, data, verbose=False)
-    loss, accuracy = (trainer.callback_metrics[f"{name}/test"].item() for name in ("loss", "accuracy"))
+    loss, accuracy = (
+        trainer.callback_metrics[f"{name}/test"].item() for name in ("loss", "accuracy")
+    )
     return loss, accuracy, torch.cat(collected.batches)
 
 
@@ -75,7 +83,10 @@ def over_shifts(config: DictConfig, data: LightningDataModule, model: LightningM
     images, labels = data.splits["test"]
     side, padded, total = images.shape[-1], F.pad(images, (1, 1, 1, 1)), 0
     for down, right in tqdm(SHIFTS, desc="shifts", leave=False, disable=None):
-        data.splits["test"] = padded[:, 1 - down : 1 - down + side, 1 - right : 1 - right + side], labels
+        data.splits["test"] = (
+            padded[:, 1 - down : 1 - down + side, 1 - right : 1 - right + side],
+            labels,
+        )
         total += on_test_set(config, data, model)[2].softmax(1)
     data.splits["test"] = images, labels
     return total / len(SHIFTS)
@@ -97,10 +108,14 @@ def class_table(confusion: Tensor) -> str:
 def draw(images: Tensor, labels: Tensor, logits: Tensor, confusion: Tensor, path: Path) -> None:
     """Draw the confusion matrix beside the 20 images with the largest loss, each with its true and taken class."""
     probabilities = logits.softmax(1)
-    mosaic = [["matrix"] * 5 + [f"worst{row * 5 + column}" for column in range(5)] for row in range(4)]
+    mosaic = [
+        ["matrix"] * 5 + [f"worst{row * 5 + column}" for column in range(5)] for row in range(4)
+    ]
     with figure(path, width=15, height=7, mosaic=mosaic) as axes:
         matrix = axes.pop("matrix")
-        shown = confusion.float().fill_diagonal_(float("nan"))  # the diagonal would drown the mistakes
+        shown = confusion.float().fill_diagonal_(
+            float("nan")
+        )  # the diagonal would drown the mistakes
         matrix.imshow(
             shown, cmap="Reds", vmax=2 * max(1.0, shown.nan_to_num().max().item())
         )  # pale enough for the counts
@@ -117,6 +132,9 @@ def draw(images: Tensor, labels: Tensor, logits: Tensor, confusion: Tensor, path
         for place, index in zip(axes.values(), worst(logits, labels, 20), strict=False):
             taken = int(logits[index].argmax())
             place.imshow(images[index], cmap="gray_r")
-            place.set_title(f"{labels[index]} taken for {taken}\n({probabilities[index, taken]:.0%} sure)", fontsize=9)
+            place.set_title(
+                f"{labels[index]} taken for {taken}\n({probabilities[index, taken]:.0%} sure)",
+                fontsize=9,
+            )
         for place in axes.values():
             place.axis("off")

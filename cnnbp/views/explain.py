@@ -25,11 +25,31 @@ from cnnbp.model.layer_table import measure
 
 # what a component is called, what it does, and what happens to the gradient on its way back through it
 WORDS = {
-    "Conv2d": ("conv", "each kernel slides over all maps, summing by weight", "a pixel collects from all its windows"),
-    "ReLU": ("ReLU", "what is negative becomes 0", "it passes where the value was positive and stops elsewhere"),
-    "BatchNorm2d": ("batch norm", "each map is shifted and scaled as learnt in training", "each map's is scaled alike"),
-    "GroupNorm": ("group norm", "each group of maps gets one mean and spread", "each group's is centred and scaled"),
-    "AvgPool2d": ("mean of each map", "each map is averaged to one class's score", "each pixel gets an equal share"),
+    "Conv2d": (
+        "conv",
+        "each kernel slides over all maps, summing by weight",
+        "a pixel collects from all its windows",
+    ),
+    "ReLU": (
+        "ReLU",
+        "what is negative becomes 0",
+        "it passes where the value was positive and stops elsewhere",
+    ),
+    "BatchNorm2d": (
+        "batch norm",
+        "each map is shifted and scaled as learnt in training",
+        "each map's is scaled alike",
+    ),
+    "GroupNorm": (
+        "group norm",
+        "each group of maps gets one mean and spread",
+        "each group's is centred and scaled",
+    ),
+    "AvgPool2d": (
+        "mean of each map",
+        "each map is averaged to one class's score",
+        "each pixel gets an equal share",
+    ),
     "Flatten": ("probabilities", "softmax turns the scores into probabilities that sum to 1", ""),
     "CrossEntropyLoss": (
         "loss",
@@ -40,7 +60,9 @@ WORDS = {
 
 
 def _words(kind: str) -> tuple[str, str, str]:
-    return WORDS.get(kind, (kind, "each value is bent on its own", "it is multiplied by the slope at each value"))
+    return WORDS.get(
+        kind, (kind, "each value is bent on its own", "it is multiplied by the slope at each value")
+    )
 
 
 @dataclass(frozen=True)
@@ -104,7 +126,9 @@ def explain(
             print(path)
 
 
-def journey(network: nn.Module, image: Tensor, label: int | None, learning_rate: float) -> tuple[list[Stop], int]:
+def journey(
+    network: nn.Module, image: Tensor, label: int | None, learning_rate: float
+) -> tuple[list[Stop], int]:
     """Send a normalised image (1, 1, 28, 28), float64, to the loss and the gradient back; also return the label."""
     network = copy.deepcopy(network).cpu().double().eval().requires_grad_()
     label = int(network(image).argmax()) if label is None else label
@@ -112,17 +136,28 @@ def journey(network: nn.Module, image: Tensor, label: int | None, learning_rate:
     records = backprop.forward(network, image, labels)
     gradients, image_gradient = backprop.backward(records)
     reference = _by_autograd(network, image, labels)
-    modules, layers = dict(network.named_modules()), {layer.name: layer for layer in measure(network, image)}
+    modules, layers = (
+        dict(network.named_modules()),
+        {layer.name: layer for layer in measure(network, image)},
+    )
 
     difference = _difference(image_gradient, reference["image"])
     stops = [Stop("image", "Input", "normalised pixels", image[0], image_gradient[0], difference)]
     for record in records:
         name, module, layer = record.name, modules.get(record.name), layers.get(record.name)
-        own = {key: gradient for key, gradient in gradients.items() if key.rpartition(".")[0] == name}
-        pairs = [(gradient, reference[key]) for key, gradient in {name: record.gradient, **own}.items()]
+        own = {
+            key: gradient for key, gradient in gradients.items() if key.rpartition(".")[0] == name
+        }
+        pairs = [
+            (gradient, reference[key]) for key, gradient in {name: record.gradient, **own}.items()
+        ]
         facts = {"difference": max(_difference(*pair) for pair in pairs), "field": stops[-1].field}
         if layer:
-            facts |= {"parameters": layer.parameters, "field": layer.receptive_field, "macs": layer.macs}
+            facts |= {
+                "parameters": layer.parameters,
+                "field": layer.receptive_field,
+                "macs": layer.macs,
+            }
         if own:
             norm = own[f"{name}.weight"].norm()
             facts["weight_gradient"] = norm.item()
@@ -136,7 +171,9 @@ def _by_autograd(network: nn.Module, image: Tensor, labels: Tensor) -> dict[str,
     """Gradients at the image, the outputs of the modules, the logits ("flatten"), the loss and the parameters."""
     nodes = {"image": image.clone().requires_grad_()}
     hooks = [
-        module.register_forward_hook(lambda module, inputs, output, name=name: nodes.update({name: output}))
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: nodes.update({name: output})
+        )
         for name, module in network.named_modules()
     ]
     nodes["flatten"] = network(nodes["image"])
@@ -178,7 +215,9 @@ def table(stops: list[Stop], label: int) -> str:
     gradient = sum((stop.weight_gradient or 0) ** 2 for stop in stops) ** 0.5
     rule = "-" * len(lines[1])
     probabilities = stops[-2].output.softmax(0)
-    top = ", ".join(f"{int(k)} ({probabilities[k]:.2%})" for k in probabilities.argsort(descending=True)[:3])
+    top = ", ".join(
+        f"{int(k)} ({probabilities[k]:.2%})" for k in probabilities.argsort(descending=True)[:3]
+    )
     total = (
         f"{'total':43} {sum(stop.parameters for stop in stops):>7,} {'':5} {sum(stop.macs for stop in stops):>10,} "
         f"{'':25}  | {'':8} {gradient:>8.1e} {'':8} {worst:>8.1e}"
@@ -192,12 +231,20 @@ def table(stops: list[Stop], label: int) -> str:
 
 WIDTH, HEIGHT, DPI = 1920, 1080, 120  # of the picture; all lengths below are in its pixels
 MARGIN, SIDE = 40, 368  # left and right of all; height of a panel
-IMAGE, TRUNK, BARS = 224, 800, 190  # widths: of the image, of all maps from there to the classes, of ten bars
+IMAGE, TRUNK, BARS = (
+    224,
+    800,
+    190,
+)  # widths: of the image, of all maps from there to the classes, of ten bars
 TOPS = {"forward": 206, "backward": 646}  # upper edges of the panels
 COLOURS = {"forward": "viridis", "backward": "RdBu_r"}
 LEGENDS = {
     "forward": ("Forward: what comes out of each block", "lowest", "highest in the panel"),
-    "backward": ("Backward: the gradient of the loss at what is above", "more of it lowers the loss", "raises it"),
+    "backward": (
+        "Backward: the gradient of the loss at what is above",
+        "more of it lowers the loss",
+        "raises it",
+    ),
 }
 
 
@@ -216,10 +263,17 @@ def animate(stops: list[Stop], label: int, path: str | Path, title: str = "") ->
     scenes = [(moving[0], "forward", title)]
     scenes += [(stop, "forward", f"{stop.name}: {_words(stop.kind)[1]}") for stop in moving[1:]]
     scenes += [(loss, "backward", f"loss: {_words(loss.kind)[1]}")]
-    back = reversed(list(pairwise([*moving[:-1], loss])))  # the scores' gradient comes straight from the loss
-    scenes += [(to, "backward", f"gradient back through {by.name}: {_words(by.kind)[2]}") for to, by in back]
+    back = reversed(
+        list(pairwise([*moving[:-1], loss]))
+    )  # the scores' gradient comes straight from the loss
+    scenes += [
+        (to, "backward", f"gradient back through {by.name}: {_words(by.kind)[2]}")
+        for to, by in back
+    ]
     frames = []
-    with figure(path, WIDTH / DPI, HEIGHT / DPI) as axes:  # saves its last state, which the film then replaces
+    with figure(
+        path, WIDTH / DPI, HEIGHT / DPI
+    ) as axes:  # saves its last state, which the film then replaces
         axes.figure.set_dpi(DPI * 2 / 3)
         canvas, surface, place = _Canvas(axes, stops, label, ""), axes.figure.canvas, None
         surface.draw()
@@ -234,11 +288,15 @@ def animate(stops: list[Stop], label: int, path: str | Path, title: str = "") ->
             for artist in canvas.point(stop, way, caption):
                 axes.draw_artist(artist)
             frames.append(Image.fromarray(np.asarray(surface.buffer_rgba())).convert("RGB"))
-    palette = frames[-1].quantize(method=Image.Quantize.FASTOCTREE)  # one for all, so that only what changes is stored
+    palette = frames[-1].quantize(
+        method=Image.Quantize.FASTOCTREE
+    )  # one for all, so that only what changes is stored
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     with replacing(path, "wb") as file:
         durations = [1200] * (len(frames) - 1) + [6000]
-        frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+        frames[0].save(
+            file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0
+        )
 
 
 class _Canvas:
@@ -276,14 +334,21 @@ class _Canvas:
         if stop.kind == "Flatten" and way == "forward":
             return self._bars(values.softmax(0).numpy(), stop, way, ".1%", "")
         if values.shape[1:] == (1, 1):
-            form, note = (".2f", "orange: the label") if way == "forward" else (".0e", "probability - target")
+            form, note = (
+                (".2f", "orange: the label")
+                if way == "forward"
+                else (".0e", "probability - target")
+            )
             return self._bars(values.flatten().numpy(), stop, way, form, note)
         return self._maps(values.numpy(), stop, way) if values.ndim == 3 else []
 
     def point(self, stop: Stop, way: str, caption: str) -> list[Any]:
         """Put a frame round the place of `stop` and `caption` in place of the title."""
         left, width, _ = self.boxes.get(stop.block, self.boxes["flatten"])
-        (x, right), (y, bottom) = (left - 5, left + width + 5), (TOPS[way] - 5, TOPS[way] + SIDE + 5)
+        (x, right), (y, bottom) = (
+            (left - 5, left + width + 5),
+            (TOPS[way] - 5, TOPS[way] + SIDE + 5),
+        )
         self.frame.set_data([x, right, right, x, x], [y, y, bottom, bottom, y])
         self.title.set_text(caption)
         return [self.frame, self.title]
@@ -296,14 +361,20 @@ class _Canvas:
         # without the extremes, which would leave all else pale; gradients evenly round 0
         low, high = np.quantile(values if way == "forward" else [values, -values], (0.005, 0.995))
         low, high = (low, high) if low < high else (low - 1, high + 1)
-        style = {"extent": (left, left + width, top + height, top), "aspect": "auto", "cmap": COLOURS[way]}
+        style = {
+            "extent": (left, left + width, top + height, top),
+            "aspect": "auto",
+            "cmap": COLOURS[way],
+        }
         sheet = self.axes.imshow(_tiles(values, columns), vmin=low, vmax=high, **style)
         sheet.set_cmap(sheet.cmap.with_extremes(bad="0.75"))
         artists = [sheet]
         if stop.name == "image" and way == "backward":  # with the outline of the digit
             x, y = (start + side * (np.arange(28) + 0.5) / 28 for start in (left, top))
             middle = (self.digit.min() + self.digit.max()) / 2
-            artists.append(self.axes.contour(x, y, self.digit, [middle], colors="black", linewidths=1))
+            artists.append(
+                self.axes.contour(x, y, self.digit, [middle], colors="black", linewidths=1)
+            )
         notes = [f"± {high:.0e}", f"norm {np.linalg.norm(values):.1e}"]
         for number, note in enumerate([f"{low:.2g} … {high:.2g}"] if way == "forward" else notes):
             artists.append(self._write(left + width / 2, TOPS[way] + SIDE + 16 + 18 * number, note))
@@ -315,9 +386,13 @@ class _Canvas:
         unit = 100 / ((high - low) or 1)
         y = TOPS[way] + SIDE / 10 * (np.arange(10) + 0.5)
         colours = ["tab:orange" if k == self.label else "0.6" for k in range(10)]
-        bars = self.axes.barh(y, values * unit, left=left + 22 - low * unit, height=26, color=colours)
+        bars = self.axes.barh(
+            y, values * unit, left=left + 22 - low * unit, height=26, color=colours
+        )
         digits = [self._write(left, y[k], k, ha="left", size=11) for k in range(10)]
-        numbers = [self._write(left + 132, y[k], format(values[k], form), ha="left") for k in range(10)]
+        numbers = [
+            self._write(left + 132, y[k], format(values[k], form), ha="left") for k in range(10)
+        ]
         return [*bars, *digits, *numbers, self._write(left + BARS / 2, TOPS[way] + SIDE + 16, note)]
 
     def _legend(self, way: str) -> None:
@@ -330,9 +405,13 @@ class _Canvas:
         self._write(left + 210, y, high, ha="left")
 
     def _arrow(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        self.axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "lw": 2, "color": "0.3"})
+        self.axes.annotate(
+            "", end, start, arrowprops={"arrowstyle": "-|>", "lw": 2, "color": "0.3"}
+        )
 
-    def _write(self, x: float, y: float, text: object, ha: str = "center", size: float = 9.5, **style: Any) -> Any:
+    def _write(
+        self, x: float, y: float, text: object, ha: str = "center", size: float = 9.5, **style: Any
+    ) -> Any:
         return self.axes.text(x, y, text, ha=ha, va="center", fontsize=size, **style)
 
 
@@ -340,12 +419,18 @@ def _boxes(stops: list[Stop]) -> dict[str, tuple[float, float, float]]:
     """Left edge and width of each block's panel, and the side of one map in it."""
     maps = {stop.block: len(stop.output) for stop in stops if stop.output.ndim == 3}
     *_, head = maps
-    trunk = {block: number for block, number in maps.items() if block not in ("image", "conv5", head)}
+    trunk = {
+        block: number for block, number in maps.items() if block not in ("image", "conv5", head)
+    }
     rows = next(
-        rows for rows in count(1) if sum(-(-number // rows) for number in trunk.values()) * SIDE / rows <= TRUNK
+        rows
+        for rows in count(1)
+        if sum(-(-number // rows) for number in trunk.values()) * SIDE / rows <= TRUNK
     )
     sizes = {"image": (IMAGE, IMAGE)}
-    sizes |= {block: (-(-number // rows) * SIDE / rows, SIDE / rows) for block, number in trunk.items()}
+    sizes |= {
+        block: (-(-number // rows) * SIDE / rows, SIDE / rows) for block, number in trunk.items()
+    }
     sizes |= {"conv5": (SIDE / 10, SIDE / 10), head: (BARS, BARS), "flatten": (BARS, BARS)}
     space = (WIDTH - 2 * MARGIN - sum(width for width, _ in sizes.values())) / (len(sizes) - 1)
     boxes, left = {}, MARGIN

@@ -32,13 +32,19 @@ DATASETS = {
         "Yann LeCun, Corinna Cortes and Christopher J. C. Burges, CC BY-SA 3.0 "
         "(https://creativecommons.org/licenses/by-sa/3.0/)",
     ),
-    "FashionMNIST": ("clothes", "Zalando SE, MIT (https://github.com/zalandoresearch/fashion-mnist)"),
+    "FashionMNIST": (
+        "clothes",
+        "Zalando SE, MIT (https://github.com/zalandoresearch/fashion-mnist)",
+    ),
     "KMNIST": (
         "handwritten hiragana",
         '"KMNIST Dataset" (created by CODH), adapted from "Kuzushiji Dataset" (created by NIJL and others), '
         "doi:10.20676/00000341, CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)",
     ),
-    "QMNIST": ("handwritten digits", "Facebook, Inc., BSD (https://github.com/facebookresearch/qmnist)"),
+    "QMNIST": (
+        "handwritten digits",
+        "Facebook, Inc., BSD (https://github.com/facebookresearch/qmnist)",
+    ),
 }
 
 LOAD_ONNX = """\
@@ -127,7 +133,9 @@ class Format(NamedTuple):
     snippet: str
 
 
-def export(directory: str | Path, format: str, output: str | Path | None = None, checkpoint: str = "last") -> Path:
+def export(
+    directory: str | Path, format: str, output: str | Path | None = None, checkpoint: str = "last"
+) -> Path:
     """Write a run in one of `FORMATS`, by default as `model.*` in its directory, and a card (.md) beside; return where.
 
     Raises:
@@ -136,13 +144,17 @@ def export(directory: str | Path, format: str, output: str | Path | None = None,
     """
     kind = FORMATS[format]
     if missing := [package for package in kind.packages if not find_spec(package)]:
-        raise UserError(f"--format {format} needs {', '.join(missing)}; pip install 'cnnbp[export]'")
+        raise UserError(
+            f"--format {format} needs {', '.join(missing)}; pip install 'cnnbp[export]'"
+        )
     output = Path(output or Path(directory) / f"model{kind.suffix}")
     if output.suffix != kind.suffix:
         raise UserError(f"{output}: --format {format} writes *{kind.suffix} files; name it so")
     config, data, model = restore(directory, checkpoint)
     if not os.access(output.parent, os.W_OK):
-        raise UserError(f"{output.parent} is no directory that can be written to; mkdir -p {output.parent}")
+        raise UserError(
+            f"{output.parent} is no directory that can be written to; mkdir -p {output.parent}"
+        )
     data.setup("test")
     images = data.splits["test"][0][: max(BATCH_SIZES), None]
     with torch.no_grad():
@@ -153,8 +165,15 @@ def export(directory: str | Path, format: str, output: str | Path | None = None,
     with replacing(output, "wb") as file, replacing(output.with_name(f"{output.name}.md")) as card:
         difference = largest_difference(kind.write(deployed, options, file), images, wanted)
         if not difference <= LARGEST_DIFFERENCE:  # also NaN
-            raise UserError(f"{output}: not written, it differs from torch by {difference:.1e}; give another --format")
-        facts = {"file": output.name, "checkpoint": checkpoint, "images": len(images), "difference": difference}
+            raise UserError(
+                f"{output}: not written, it differs from torch by {difference:.1e}; give another --format"
+            )
+        facts = {
+            "file": output.name,
+            "checkpoint": checkpoint,
+            "images": len(images),
+            "difference": difference,
+        }
         card.write(model_card(Path(directory), config, deployed, kind.snippet, facts))
     print(f"{output}: within {difference:.1e} of torch's logits on {len(images):,} test images")
     return output
@@ -163,7 +182,11 @@ def export(directory: str | Path, format: str, output: str | Path | None = None,
 @torch.no_grad()
 def largest_difference(run: Run, images: Tensor, wanted: Tensor) -> float:
     """Compare the logits that `run` gives for images (N, 1, 28, 28), in batches of several sizes, with (N, 10)."""
-    return torch.stack([(run(images[:size]) - wanted[:size]).abs().max() for size in BATCH_SIZES]).max().item()
+    return (
+        torch.stack([(run(images[:size]) - wanted[:size]).abs().max() for size in BATCH_SIZES])
+        .max()
+        .item()
+    )
 
 
 def write_torch(deployed: Deployed, options: dict[str, Any], file: IO[bytes]) -> Run:
@@ -179,7 +202,9 @@ def write_onnx(deployed: Deployed, options: dict[str, Any], file: IO[bytes]) -> 
     import onnxruntime
 
     names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": FREE_BATCH}
-    program = torch.onnx.export(_traced(deployed), dynamo=True, opset_version=OPSET, verbose=False, **names)
+    program = torch.onnx.export(
+        _traced(deployed), dynamo=True, opset_version=OPSET, verbose=False, **names
+    )
     file.write(program.model_proto.SerializeToString())
     file.flush()
     session = onnxruntime.InferenceSession(file.name)
@@ -207,7 +232,9 @@ def write_safetensors(deployed: Deployed, options: dict[str, Any], file: IO[byte
         facts, weights = written.metadata(), {name: written.get_tensor(name) for name in state}
     network = type(deployed.network)(**json.loads(facts["network"]))
     network.load_state_dict(weights)
-    if any(weights[name].numpy().tobytes() != value.numpy().tobytes() for name, value in state.items()):
+    if any(
+        weights[name].numpy().tobytes() != value.numpy().tobytes() for name, value in state.items()
+    ):
         raise UserError("safetensors did not keep the weights bit by bit; give another --format")
     return Deployed(network, DataModule(mean=float(facts["mean"]), std=float(facts["std"])))
 
@@ -219,7 +246,9 @@ FORMATS = {
 }
 
 
-def model_card(directory: Path, config: DictConfig, deployed: Deployed, snippet: str, facts: dict[str, Any]) -> str:
+def model_card(
+    directory: Path, config: DictConfig, deployed: Deployed, snippet: str, facts: dict[str, Any]
+) -> str:
     """Fill in `CARD` from the run's records and from what was exported: file, checkpoint, images and difference."""
     network, dataset = type(deployed.network), deployed.data.dataset
     what, notice = DATASETS[dataset]
@@ -233,7 +262,9 @@ def model_card(directory: Path, config: DictConfig, deployed: Deployed, snippet:
         "images held out for validation": config.data.val_size,
     }
     overrides = OmegaConf.load(directory / ".hydra" / "overrides.yaml")
-    overrides = [override for override in overrides if not override.startswith("name=")]  # another run, another name
+    overrides = [
+        override for override in overrides if not override.startswith("name=")
+    ]  # another run, another name
     names = {"module": network.__module__, "network": network.__name__, "opset": OPSET}
     return CARD.format(
         **facts,
@@ -255,7 +286,9 @@ def _call(node: DictConfig) -> str:
     options = OmegaConf.to_container(node, resolve=True)
     target = options.pop("_target_", "none").rpartition(".")[2]
     options.pop("_partial_", None)
-    return target + f"({', '.join(f'{key}={value}' for key, value in options.items())})" * bool(options)
+    return target + f"({', '.join(f'{key}={value}' for key, value in options.items())})" * bool(
+        options
+    )
 
 
 def accuracy(directory: Path, checkpoint: str) -> list[str]:
@@ -263,20 +296,38 @@ def accuracy(directory: Path, checkpoint: str) -> list[str]:
     own = directory / "result.json"
     if own.exists():
         result = read_result(own)
-        splits = {"accuracy": "test", "val_accuracy": "validation"}  # a search never looks at the test set
-        shares = [f"{result[key]:.2%} of the {split} images" for key, split in splits.items() if key in result]
+        splits = {
+            "accuracy": "test",
+            "val_accuracy": "validation",
+        }  # a search never looks at the test set
+        shares = [
+            f"{result[key]:.2%} of the {split} images"
+            for key, split in splits.items()
+            if key in result
+        ]
         lines = [f"{', '.join(shares)} (seed {result['seed']})."]
         if checkpoint == "best":
-            lines.append("Measured with the weights after the last epoch; this file holds those of the best epoch.")
+            lines.append(
+                "Measured with the weights after the last epoch; this file holds those of the best epoch."
+            )
     else:
         lines = ["Not known, because the run is unfinished."]
-    beside = [record.parents[1] for record in sorted(directory.resolve().parent.glob("*/.hydra/config.yaml"))]
+    beside = [
+        record.parents[1]
+        for record in sorted(directory.resolve().parent.glob("*/.hydra/config.yaml"))
+    ]
     runs = [run for run in beside if recipe(run) == recipe(directory)]
-    results = [read_result(path) for run in [*runs, directory] if (path := run / "result.json").exists()]
+    results = [
+        read_result(path) for run in [*runs, directory] if (path := run / "result.json").exists()
+    ]
     # this run's own counts for its seed
     by_seed = {result["seed"]: result["accuracy"] for result in results if "accuracy" in result}
     if len(by_seed) > 1:
-        spread = f"{statistics.mean(by_seed.values()):.2%} +- {statistics.stdev(by_seed.values()):.2%}"
+        spread = (
+            f"{statistics.mean(by_seed.values()):.2%} +- {statistics.stdev(by_seed.values()):.2%}"
+        )
         seeds = ", ".join(map(str, sorted(by_seed)))
-        lines.append(f"{spread} over n = {len(by_seed)} seeds ({seeds}), mean and standard deviation.")
+        lines.append(
+            f"{spread} over n = {len(by_seed)} seeds ({seeds}), mean and standard deviation."
+        )
     return lines

@@ -59,10 +59,18 @@ def report(directory: str | Path, output: str | Path | None = None) -> Path:
     output = Path(output or directory / "report.html")
     if not find_spec("matplotlib"):
         raise UserError(f"{output}: pictures need matplotlib; pip install matplotlib")
-    contents = _run(directory) if (directory / ".hydra" / "config.yaml").exists() else _sweep(directory, output)
+    contents = (
+        _run(directory)
+        if (directory / ".hydra" / "config.yaml").exists()
+        else _sweep(directory, output)
+    )
     templates = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
-        loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=templates,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     html = environment.get_template("report.html").render(contents, title=directory)
     with replacing(output, "wb") as file:
@@ -73,7 +81,9 @@ def report(directory: str | Path, output: str | Path | None = None) -> Path:
 def _run(directory: Path) -> dict[str, Any]:
     """What the page of a run shows; of an unfinished one as much as there is."""
     records = directory / ".hydra"
-    error = next(row.get("error") for row in leaderboard.ranked(directory) if row["overrides"] == ".")
+    error = next(
+        row.get("error") for row in leaderboard.ranked(directory) if row["overrides"] == "."
+    )
     result = {} if error else read_result(directory / "result.json")
     columns, network = _metrics(directory), _network(directory)
     sofar = {"steps": max((step for points in columns.values() for step, _ in points), default=0)}
@@ -84,7 +94,11 @@ def _run(directory: Path) -> dict[str, Any]:
         "error": error,
         "accuracy": figures.get("accuracy"),
         "command": _command(records / "hydra.yaml"),
-        "figures": [(name, form.format(figures[key])) for key, (name, form) in FIGURES.items() if key in figures],
+        "figures": [
+            (name, form.format(figures[key]))
+            for key, (name, form) in FIGURES.items()
+            if key in figures
+        ],
         "charts": [_chart(kind, lines) for kind, lines in _curves(columns).items() if lines],
         "network": network,
         "config": (records / "config.yaml").read_text(),
@@ -96,7 +110,9 @@ def _sweep(directory: Path, output: Path) -> dict[str, Any]:
     """What the page of a sweep shows: its runs, the best first."""
     rows = leaderboard.ranked(directory)
     if not rows:
-        raise UserError(f"{directory}: no run here; give a directory such as outputs/NAME that train.py made")
+        raise UserError(
+            f"{directory}: no run here; give a directory such as outputs/NAME that train.py made"
+        )
     paths = [directory / row["overrides"] for row in rows]
     names, common = _names(directory, paths)
     for row, path, name in zip(rows, paths, names, strict=True):
@@ -112,9 +128,16 @@ def _sweep(directory: Path, output: Path) -> dict[str, Any]:
         if len(accuracies) > 1:
             mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
             figures.append((f"{name}, mean ± std", f"{mean:.2%} ± {100 * deviation:.2f}"))
-    columns = {row["overrides"]: _metrics(path) for path, row in zip(paths, rows, strict=True) if "error" not in row}
+    columns = {
+        row["overrides"]: _metrics(path)
+        for path, row in zip(paths, rows, strict=True)
+        if "error" not in row
+    }
     curves = {  # of the validation set, or of the test set where that is what each epoch ends with
-        kind: {name: own.get(f"{kind}/val") or own.get(f"{kind}/test", []) for name, own in columns.items()}
+        kind: {
+            name: own.get(f"{kind}/val") or own.get(f"{kind}/test", [])
+            for name, own in columns.items()
+        }
         for kind in ("accuracy", "loss")
     }
     return {
@@ -133,7 +156,9 @@ def _names(directory: Path, runs: list[Path]) -> tuple[list[str], list[str]]:
     """Name runs by the overrides that not all of them share, else by their paths; also return the shared ones."""
     files = [run / ".hydra" / "overrides.yaml" for run in runs]
     overrides = [list(OmegaConf.load(file)) if file.exists() else [] for file in files]
-    common = [text for text in max(overrides, key=len) if all(text in own for own in overrides if own)]
+    common = [
+        text for text in max(overrides, key=len) if all(text in own for own in overrides if own)
+    ]
     paths = [str(run.relative_to(directory)) for run in runs]
     names = [" ".join(text for text in own if text not in common) for own in overrides]
     names = [name or path for name, path in zip(names, paths, strict=True)]
@@ -145,7 +170,9 @@ def _command(record: Path) -> str | None:
     if not record.exists():
         return None
     hydra = OmegaConf.load(record).hydra
-    return shlex.join(["python", "train.py", *["-m"] * (hydra.mode == "MULTIRUN"), *hydra.overrides.task])
+    return shlex.join(
+        ["python", "train.py", *["-m"] * (hydra.mode == "MULTIRUN"), *hydra.overrides.task]
+    )
 
 
 def _network(directory: Path) -> dict[str, Any]:
@@ -169,7 +196,11 @@ def _network(directory: Path) -> dict[str, Any]:
         "journey": title,
         "picture": _picture(lambda path: explain.draw(stops, label, path, title)),
         "table": explain.table(stops, label),
-        "result": {"accuracy": accuracy, "loss": loss, "parameters": sum(layer.parameters for layer in layers)},
+        "result": {
+            "accuracy": accuracy,
+            "loss": loss,
+            "parameters": sum(layer.parameters for layer in layers),
+        },
     }
 
 
@@ -179,7 +210,14 @@ def _mistakes(images: Tensor, labels: Tensor, logits: Tensor) -> list[dict[str, 
     for index in worst(logits, labels, 20):
         sureness, taken = logits[index].softmax(0).max(0)
         ink = Image.fromarray(255 - images[index].numpy())
-        mistakes.append({"true": int(labels[index]), "taken": int(taken), "sure": sureness.item(), "png": _png(ink)})
+        mistakes.append(
+            {
+                "true": int(labels[index]),
+                "taken": int(taken),
+                "sure": sureness.item(),
+                "png": _png(ink),
+            }
+        )
     return mistakes
 
 
@@ -188,7 +226,9 @@ def _picture(draw: Callable[[Path], None]) -> str:
     with TemporaryDirectory() as folder:
         draw(Path(folder) / "picture.png")
         with Image.open(Path(folder) / "picture.png") as image:
-            return _png(image.convert("RGB").quantize(256, dither=Image.Dither.NONE))  # a third of the size
+            return _png(
+                image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+            )  # a third of the size
 
 
 def _png(image: Image.Image) -> str:
@@ -200,15 +240,23 @@ def _png(image: Image.Image) -> str:
 def _metrics(directory: Path) -> dict[str, Points]:
     """The curves of `metrics.csv`, without what is not finite; none where the run wrote no such file."""
     rows = read_metrics(directory / "metrics.csv")
-    points = {key: [(int(row["step"]), float(row[key])) for row in rows if row[key]] for key in (rows or [{}])[0]}
+    points = {
+        key: [(int(row["step"]), float(row[key])) for row in rows if row[key]]
+        for key in (rows or [{}])[0]
+    }
     return {key: [point for point in curve if isfinite(point[1])] for key, curve in points.items()}
 
 
 def _curves(columns: dict[str, Points]) -> dict[str, dict[str, Points]]:
     """Sort the columns of a run into charts, by what is measured and then by the data it is measured on."""
-    curves = {kind: {text: columns.get(f"{kind}/{key}") for key, text in STAGES.items()} for kind in SCALES}
+    curves = {
+        kind: {text: columns.get(f"{kind}/{key}") for key, text in STAGES.items()}
+        for kind in SCALES
+    }
     curves["learning rate"] = {"learning rate": columns.get("learning_rate")}
-    return {kind: {name: line for name, line in lines.items() if line} for kind, lines in curves.items()}
+    return {
+        kind: {name: line for name, line in lines.items() if line} for kind, lines in curves.items()
+    }
 
 
 def _error(accuracy: float) -> float:
@@ -228,7 +276,14 @@ SCALES = {  # where a value lies on the upright axis; which values between two g
     ),
     "learning rate": (float, lambda low, high: _even_ticks(high), "{:,.6g}".format),
 }
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 270, 56, 14, 12, 40  # of a chart, and the margins round its curves
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = (
+    440,
+    270,
+    56,
+    14,
+    12,
+    40,
+)  # of a chart, and the margins round its curves
 
 
 def _chart(kind: str, lines: dict[str, Points]) -> dict[str, Any]:
@@ -257,7 +312,9 @@ def _chart(kind: str, lines: dict[str, Points]) -> dict[str, Any]:
             (
                 name,
                 [(x(step), y(value)) for step, value in line],
-                [f"{name}, step {step:,}: {write(value)}" for step, value in line] if few or len(line) == 1 else [],
+                [f"{name}, step {step:,}: {write(value)}" for step, value in line]
+                if few or len(line) == 1
+                else [],
             )
             for name, line in lines.items()
         ],
@@ -269,7 +326,9 @@ def _even_ticks(high: float) -> list[float]:
     if high <= 0:
         return [0]
     most, decade = high / 3 * (1 + 1e-9), floor(log10(high / 3))
-    steps = [factor * 10.0**power for power in (decade - 1, decade, decade + 1) for factor in (1, 2, 5)]
+    steps = [
+        factor * 10.0**power for power in (decade - 1, decade, decade + 1) for factor in (1, 2, 5)
+    ]
     step = max(step for step in steps if step <= most)
     return [step * number for number in range(floor(high / step + 1e-9) + 1)]
 

@@ -23,7 +23,9 @@ def leaves(node, key):
 def test_every_value_of_every_choice_has_a_rule():
     groups = ("data", "augment", "model", "dropout", "optimizer", "scheduler", "trainer")
     files = itertools.chain.from_iterable((CONF / group).glob("*.yaml") for group in groups)
-    keys = {key for file in files for key in leaves(yaml.safe_load(file.read_text()), file.parent.name)}
+    keys = {
+        key for file in files for key in leaves(yaml.safe_load(file.read_text()), file.parent.name)
+    }
     rules = {key for key in RULES if not key.endswith("._partial_")}
     assert keys - rules == {"trainer.plugins"}  # checked with the whole trainer
     assert {key for key in rules if key.partition(".")[0] in groups} - keys == {"model.network"}

@@ -36,7 +36,9 @@ def test_recipes_train_the_published_network(recipe):
 
 @pytest.mark.parametrize("recipe", ["best", "fast"])
 def test_any_part_of_a_recipe_can_be_left_out(recipe):
-    config = composed(f"experiment={recipe}", "augment=none", "average=none", "scheduler=none", "optimizer=sgd")
+    config = composed(
+        f"experiment={recipe}", "augment=none", "average=none", "scheduler=none", "optimizer=sgd"
+    )
     assert config.augment == {}
     assert config.scheduler == {}
     assert "average" not in config.callbacks

@@ -16,11 +16,15 @@ def images():
 
 
 def bent(images, angle=0.0, factor=1.0, right=0.0, down=0.0, shear=0.0, field=None):
-    return warp(images, *(torch.full((len(images),), v) for v in (angle, factor, right, down, shear)), field)
+    return warp(
+        images, *(torch.full((len(images),), v) for v in (angle, factor, right, down, shear)), field
+    )
 
 
 def close(a, b):
-    torch.testing.assert_close(a, b, rtol=0, atol=0.01)  # of 255: grid_sample's coordinates are in float32
+    torch.testing.assert_close(
+        a, b, rtol=0, atol=0.01
+    )  # of 255: grid_sample's coordinates are in float32
 
 
 def test_without_ranges_the_image_stays(images):
@@ -70,7 +74,9 @@ def test_the_distortion_is_smooth_with_variance_one(images):
 
 
 def test_erasing_is_a_rectangle(images):
-    height, width, row, column = (torch.full((len(images),), value) for value in (4.0, 6.0, 10.0, 27.0))
+    height, width, row, column = (
+        torch.full((len(images),), value) for value in (4.0, 6.0, 10.0, 27.0)
+    )
     expected = images.clone()
     expected[:, :, 8:12, 24:] = 0
     assert torch.equal(erase(images, height, width, row, column), expected)

@@ -65,9 +65,13 @@ def test_an_epoch_continues_in_its_middle(taken):
 
 
 def test_two_processes_share_each_batch():
-    parts = [ids(Batches(IMAGES, LABELS, 100, seed=1, rank=rank, world_size=2), 0) for rank in range(2)]
+    parts = [
+        ids(Batches(IMAGES, LABELS, 100, seed=1, rank=rank, world_size=2), 0) for rank in range(2)
+    ]
     whole = ids(Batches(IMAGES, LABELS, 100, seed=1), 0)
-    assert [sorted(a + b) for a, b in zip(*parts, strict=True)] == [sorted(batch) for batch in whole]
+    assert [sorted(a + b) for a, b in zip(*parts, strict=True)] == [
+        sorted(batch) for batch in whole
+    ]
 
 
 def test_mixed_seeds_do_not_collide():
@@ -79,11 +83,15 @@ def test_training_images_are_stored_writer_by_writer():
     """Why the last ones are held out: strokes of one class are alike a few images on, and not a thousand on."""
     data = embedded_mnist()
     ink = data.train_images.double()
-    thickness = ink.sum((1, 2)) / (ink.diff(dim=1).abs().sum((1, 2)) + ink.diff(dim=2).abs().sum((1, 2)))
+    thickness = ink.sum((1, 2)) / (
+        ink.diff(dim=1).abs().sum((1, 2)) + ink.diff(dim=2).abs().sum((1, 2))
+    )
     for label in range(10):
         own = data.train_labels == label
         thickness[own] = (thickness[own] - thickness[own].mean()) / thickness[own].std()
-    near, far = ((thickness[lag:] * thickness[:-lag]).mean().item() for lag in (2, 1000))  # two sources take turns
+    near, far = (
+        (thickness[lag:] * thickness[:-lag]).mean().item() for lag in (2, 1000)
+    )  # two sources take turns
     assert near > 0.3
     assert far < 0.05
 
@@ -133,7 +141,9 @@ def test_a_pixel_is_normalised_as_published():
 
 def test_a_validation_split_of_everything_is_refused():
     data = DataModule(val_size=60_000)
-    with pytest.raises(UserError, match="data.val_size=60000: must be less than the 60000 training images"):
+    with pytest.raises(
+        UserError, match="data.val_size=60000: must be less than the 60000 training images"
+    ):
         data.setup("fit")
 
 

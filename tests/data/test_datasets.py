@@ -42,7 +42,9 @@ def small(dataset: str, train: int = 50, test: int = 20) -> list[np.ndarray]:
     for count in (train, test):
         labels = random.integers(0, 10, count)
         if dataset == "QMNIST":
-            labels = np.column_stack([labels, random.integers(-1, 10**6, (count, 7))]).astype(np.int32)
+            labels = np.column_stack([labels, random.integers(-1, 10**6, (count, 7))]).astype(
+                np.int32
+            )
         arrays += [random.integers(0, 256, (count, 28, 28)), labels]
     return arrays
 
@@ -50,7 +52,9 @@ def small(dataset: str, train: int = 50, test: int = 20) -> list[np.ndarray]:
 def write(folder: Path, dataset: str, compress: bool = False, **replace: np.ndarray) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for field, name, array in zip(datasets.Images._fields, DATASETS[dataset][1], small(dataset), strict=True):
+    for field, name, array in zip(
+        datasets.Images._fields, DATASETS[dataset][1], small(dataset), strict=True
+    ):
         raw = idx(replace.get(field, array))
         paths.append(folder / (f"{name}.gz" if compress else name))
         paths[-1].write_bytes(gzip.compress(raw) if compress else raw)
@@ -207,7 +211,9 @@ def test_no_network_is_one_line(tmp_path, monkeypatch, capfd, dataset):
     with pytest.raises(UserError) as caught:
         torchvision_images(dataset, tmp_path)
     data, names = DATASETS[dataset]
-    one_line(caught, f"data={data}", "Name or service not known", *names, tmp_path / dataset / "raw")
+    one_line(
+        caught, f"data={data}", "Name or service not known", *names, tmp_path / dataset / "raw"
+    )
     assert "".join(capfd.readouterr()) == ""
     assert not list(tmp_path.rglob("*ubyte*"))
 
@@ -254,7 +260,9 @@ def start(root: Path):
     return process
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # fork beside torch's idle threads
+@pytest.mark.filterwarnings(
+    "ignore:This process:DeprecationWarning"
+)  # fork beside torch's idle threads
 def test_eight_processes_download_once(tmp_path, slow_downloads):
     processes = [start(tmp_path / "root") for _ in range(8)]
     for process in processes:

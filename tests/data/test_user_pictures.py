@@ -16,13 +16,21 @@ from cnnbp.errors import UserError
 matplotlib = pytest.importorskip("matplotlib")
 FONTS = {"default": None} | {
     name: Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf")
-    for name in ("DejaVuSans", "DejaVuSans-BoldOblique", "DejaVuSerif", "DejaVuSansMono", "STIXGeneral")
+    for name in (
+        "DejaVuSans",
+        "DejaVuSans-BoldOblique",
+        "DejaVuSerif",
+        "DejaVuSansMono",
+        "STIXGeneral",
+    )
 }
 
 
 def draw(digit: int, font: str = "DejaVuSans", size: int = 100) -> Image.Image:
     """A digit in black on white, with room around it."""
-    face = ImageFont.truetype(str(FONTS[font]), size) if FONTS[font] else ImageFont.load_default(size)
+    face = (
+        ImageFont.truetype(str(FONTS[font]), size) if FONTS[font] else ImageFont.load_default(size)
+    )
     image = Image.new("L", (2 * size, 2 * size), 255)
     ImageDraw.Draw(image).text((size, size), str(digit), fill=0, font=face, anchor="mm")
     return image
@@ -67,7 +75,10 @@ RENDERINGS = {
 @pytest.mark.parametrize("rendering", RENDERINGS)
 def test_mnist_comes_back(mnist, rendering):
     """Moved by one pixel, an image is 16 grey levels in the mean from itself: all stay below, most far below."""
-    found = [distance(prepare(RENDERINGS[rendering](Image.fromarray(x))), torch.from_numpy(x)) for x in mnist]
+    found = [
+        distance(prepare(RENDERINGS[rendering](Image.fromarray(x))), torch.from_numpy(x))
+        for x in mnist
+    ]
     assert np.max(found) < (1 if rendering == "as it is" else 16)
     assert np.mean(found) < 7
 
@@ -84,7 +95,9 @@ BLACK, WHITE, CLEAR = (0, 0, 0, 255), (255, 255, 255, 255), (0, 0, 0, 0)
 
 def on_clear(image: Image.Image, ink: tuple, paper: tuple = CLEAR) -> Image.Image:
     """The digit as a drawing program leaves it on a transparent sheet."""
-    return Image.composite(Image.new("RGBA", image.size, paper), Image.new("RGBA", image.size, ink), image)
+    return Image.composite(
+        Image.new("RGBA", image.size, paper), Image.new("RGBA", image.size, ink), image
+    )
 
 
 def clear_palette(image: Image.Image) -> Image.Image:
@@ -112,7 +125,8 @@ def lit_from_one_side(image: Image.Image) -> Image.Image:
 
 SAME = {
     **{
-        mode: lambda image, mode=mode: image.convert(mode) for mode in ("LA", "P", "RGB", "RGBA", "CMYK", "I", "F", "1")
+        mode: lambda image, mode=mode: image.convert(mode)
+        for mode in ("LA", "P", "RGB", "RGBA", "CMYK", "I", "F", "1")
     },
     "I;16": lambda image: Image.fromarray(np.asarray(image).astype(np.uint16) * 257),
     "I;16, dim": lambda image: Image.fromarray(np.asarray(image).astype(np.uint16) + 1000),
@@ -140,7 +154,9 @@ RESAMPLED = {"border", "large", "small"}
 @pytest.mark.parametrize("digit", [0, 4, 5])
 def test_result_does_not_depend_on(change, digit):
     image = draw(digit)
-    limit = 10 if change in RESAMPLED else 5  # a fitted width rounded the other way moves every stroke a little
+    limit = (
+        10 if change in RESAMPLED else 5
+    )  # a fitted width rounded the other way moves every stroke a little
     assert distance(prepare(SAME[change](image)), prepare(image)) < limit
 
 
@@ -231,7 +247,9 @@ def test_unusable_file_is_one_line(tmp_path, content, part):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("limit", [100 * 100, 150 * 200])  # Pillow raises beyond twice its limit, and warns before
+@pytest.mark.parametrize(
+    "limit", [100 * 100, 150 * 200]
+)  # Pillow raises beyond twice its limit, and warns before
 def test_decompression_bomb_is_one_line(tmp_path, monkeypatch, limit, recwarn):
     path = tmp_path / "five.png"
     draw(5).save(path)

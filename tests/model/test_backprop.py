@@ -67,11 +67,15 @@ def check(component, oracle, *inputs):
     leaves = [values.clone().requires_grad_() for values in inputs]
     expected = oracle(*leaves)
     assert_close(y, expected.detach())
-    for gradient, reference in zip(gradients, torch.autograd.grad(expected, leaves, dy), strict=True):
+    for gradient, reference in zip(
+        gradients, torch.autograd.grad(expected, leaves, dy), strict=True
+    ):
         assert_close(gradient, reference)
     for values, gradient in zip(inputs, gradients, strict=True):
         direction = torch.randn_like(values)
-        slope = central_difference(lambda: (component(*inputs)[0] * dy).sum().item(), values, direction)
+        slope = central_difference(
+            lambda: (component(*inputs)[0] * dy).sum().item(), values, direction
+        )
         assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-6, abs=1e-6)
 
 
@@ -197,7 +201,9 @@ def test_network_against_autograd(options, training):
 
     outputs = {}
     for name, module in reference.named_modules():
-        module.register_forward_hook(lambda module, _, y, name=name: (y.retain_grad(), outputs.update({name: y}))[0])
+        module.register_forward_hook(
+            lambda module, _, y, name=name: (y.retain_grad(), outputs.update({name: y}))[0]
+        )
     torch.manual_seed(7)
     images.requires_grad_()
     logits = reference(images)
@@ -230,7 +236,10 @@ def test_network_gradients_against_central_differences():
         return backprop.forward(network, images, labels)
 
     gradients, input_gradient = backprop.backward(loss())
-    pairs = [(images, input_gradient), *((p.data, gradients[name]) for name, p in network.named_parameters())]
+    pairs = [
+        (images, input_gradient),
+        *((p.data, gradients[name]) for name, p in network.named_parameters()),
+    ]
     for values, gradient in pairs:
         direction = gradient / gradient.norm()
         slope = central_difference(lambda: loss()[-1].output.item(), values, direction)
@@ -238,7 +247,9 @@ def test_network_gradients_against_central_differences():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("what", ["contiguous", "weights channels last", "images channels last", "both"])
+@pytest.mark.parametrize(
+    "what", ["contiguous", "weights channels last", "images channels last", "both"]
+)
 def test_masks_are_the_modules_own(what, dtype):
     network = Network(widths=(4, 1, 3, 4, 2), dropout=(0.3, 0.3, 0.3, 0.3)).to(dtype)
     images, labels = torch.randn(2, 1, 28, 28, dtype=dtype), torch.tensor([1, 2])
@@ -280,7 +291,9 @@ def test_twenty_steps_by_hand_are_autograds(memory_format):
         return losses
 
     losses = train(by_hand, lambda *arguments: backprop.loss_and_logits(*arguments)[0])
-    wanted = train(by_autograd, lambda network, images, labels: F.cross_entropy(network(images), labels))
+    wanted = train(
+        by_autograd, lambda network, images, labels: F.cross_entropy(network(images), labels)
+    )
     assert losses == pytest.approx(wanted, rel=1e-9)
     for name, values in by_autograd.state_dict().items():
         assert_close(by_hand.state_dict()[name], values, 1e-9)
@@ -300,8 +313,12 @@ def test_backward_accumulates_in_the_layout_of_the_parameters():
     assert network.conv5.bias.grad is None
     for name, gradient in once.items():
         parameter = network.get_parameter(name)
-        sides = [side for side, size in enumerate(parameter.shape) if size > 1]  # of one element a stride says nothing
-        assert [parameter.grad.stride(side) for side in sides] == [parameter.stride(side) for side in sides]
+        sides = [
+            side for side, size in enumerate(parameter.shape) if size > 1
+        ]  # of one element a stride says nothing
+        assert [parameter.grad.stride(side) for side in sides] == [
+            parameter.stride(side) for side in sides
+        ]
         assert_close(parameter.grad, 2 * gradient, 1e-5)
 
 

@@ -17,7 +17,11 @@ SHAPES = [(2, 1, 3, 3), (5, 3, 7, 2), (128, 24, 5, 5), (3, 40, 9, 9), (33, 32, 1
 
 def images(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     torch.manual_seed(0)
-    return torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    return (
+        torch.randn(shape, dtype=dtype)
+        .contiguous(memory_format=torch.channels_last)
+        .requires_grad_()
+    )
 
 
 def norm_of(channels: int) -> nn.BatchNorm2d:
@@ -36,7 +40,9 @@ def dropped(p: float, *shape: int) -> torch.Tensor:
 @needs_compiler
 @pytest.mark.parametrize("p", [0, 0.3])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-8 + 1e-5)])
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-8 + 1e-5)]
+)
 def test_against_float64(dtype, rounding, shape, p):
     x, norm = images(*shape, dtype=dtype), norm_of(shape[1])
     exact_x, exact_norm = x.detach().double().requires_grad_(), copy.deepcopy(norm).double()
@@ -53,21 +59,30 @@ def test_against_float64(dtype, rounding, shape, p):
     torch.testing.assert_close(x.grad.double(), exact_x.grad, rtol=rounding, atol=2e-6)
     for name, parameter in norm.named_parameters():
         grad = exact_norm.get_parameter(name).grad
-        torch.testing.assert_close(parameter.grad.double(), grad, rtol=1e-5, atol=2e-6 * len(dy) ** 0.5)
+        torch.testing.assert_close(
+            parameter.grad.double(), grad, rtol=1e-5, atol=2e-6 * len(dy) ** 0.5
+        )
     for name, buffer in norm.named_buffers():
-        torch.testing.assert_close(buffer, exact_norm.get_buffer(name).to(buffer.dtype), rtol=1e-5, atol=2e-6)
+        torch.testing.assert_close(
+            buffer, exact_norm.get_buffer(name).to(buffer.dtype), rtol=1e-5, atol=2e-6
+        )
 
 
 @needs_compiler
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.999])
 def test_rate_and_scale(p):
     torch.manual_seed(1)
-    x, norm = torch.randn(64, 32, 26, 26).contiguous(memory_format=torch.channels_last), nn.BatchNorm2d(32)
+    x, norm = (
+        torch.randn(64, 32, 26, 26).contiguous(memory_format=torch.channels_last),
+        nn.BatchNorm2d(32),
+    )
     nn.init.ones_(norm.bias)
     y = fused.relu_norm_dropout(x, norm, p)
     deviation = (p * (1 - p) / y.numel()) ** 0.5
     assert abs((y == 0).float().mean().item() - p) < 4 * deviation
-    assert abs(y.double().mean().item() - 1) < 4 * (2 / (1 - p) / y.numel()) ** 0.5  # E y = E of the norm = bias
+    assert (
+        abs(y.double().mean().item() - 1) < 4 * (2 / (1 - p) / y.numel()) ** 0.5
+    )  # E y = E of the norm = bias
 
 
 @needs_compiler
@@ -85,7 +100,9 @@ def test_bits_are_independent():
         assert (signs[shift:].T @ signs[:-shift] / rows).abs().max() < bound
     assert (signs.T @ other_call / rows).abs().max() < bound
     threes = torch.einsum("ri,rj,rk->ijk", signs, signs, signs) / rows
-    distinct = torch.tensor([[[len({i, j, k}) == 3 for k in range(24)] for j in range(24)] for i in range(24)])
+    distinct = torch.tensor(
+        [[[len({i, j, k}) == 3 for k in range(24)] for j in range(24)] for i in range(24)]
+    )
     assert threes[distinct].abs().max() < bound
     assert abs((signs.sum(1).var() / 24).item() - 1) < 5 * (2 / rows) ** 0.5
 
@@ -95,7 +112,9 @@ def test_bits_are_independent():
 def test_number_dropped_in_a_row_is_binomial(p):
     torch.manual_seed(3)
     counts = dropped(p, 200, 32, 26, 26).sum(1)
-    expected = torch.distributions.Binomial(32, torch.tensor(p)).log_prob(torch.arange(12.0)).exp() * len(counts)
+    expected = torch.distributions.Binomial(32, torch.tensor(p)).log_prob(
+        torch.arange(12.0)
+    ).exp() * len(counts)
     seen = counts.bincount(minlength=12)[:12]
     chi_square = ((seen - expected).square() / expected)[expected > 5]
     assert chi_square.sum() < len(chi_square) + 5 * (2 * len(chi_square)) ** 0.5
@@ -136,7 +155,10 @@ def test_constant_channels_have_no_variance():
 @needs_compiler
 def test_gradients_of_the_network_are_those_of_float64():
     torch.manual_seed(5)
-    network, x = Network(dropout=(0, 0, 0, 0)).to(memory_format=torch.channels_last), torch.randn(16, 1, 28, 28)
+    network, x = (
+        Network(dropout=(0, 0, 0, 0)).to(memory_format=torch.channels_last),
+        torch.randn(16, 1, 28, 28),
+    )
     exact = copy.deepcopy(network).double()
     network(x).square().sum().backward()
     exact(x.double()).square().sum().backward()
@@ -173,6 +195,10 @@ def test_trains_without_a_compiler(tmp_path):
         "assert fused.kernel() is None;"
         "Network().to(memory_format=torch.channels_last)(torch.zeros(4, 1, 28, 28)).sum().backward()"
     )
-    environment = {"CC": str(tmp_path / "none"), "XDG_CACHE_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment = {
+        "CC": str(tmp_path / "none"),
+        "XDG_CACHE_HOME": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+    }
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -53,7 +53,9 @@ def test_the_linear_head_is_fully_connected():
     assert sum(parameter.numel() for parameter in network.parameters()) == 19_866 + 250 * 10 + 10
     images = torch.randn(2, 1, 28, 28)
     maps = torch.nn.Sequential(*list(network.children())[:-1])(images)
-    expected = torch.nn.functional.linear(maps.flatten(1), network.linear.weight.flatten(1), network.linear.bias)
+    expected = torch.nn.functional.linear(
+        maps.flatten(1), network.linear.weight.flatten(1), network.linear.bias
+    )
     torch.testing.assert_close(network(images), expected)
 
 

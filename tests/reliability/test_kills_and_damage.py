@@ -24,8 +24,18 @@ from cnnbp.errors import UserError
 from cnnbp.runs.checkpoint_file import CrashSafeCheckpointIO, load, newest
 
 SMALL = (
-    *("trainer=cpu", "name=run", "data.batch_size=16", "data.eval_batch_size=100", "trainer.max_epochs=3"),
-    *("trainer.limit_train_batches=12", "trainer.limit_val_batches=2", "trainer.limit_test_batches=2"),
+    *(
+        "trainer=cpu",
+        "name=run",
+        "data.batch_size=16",
+        "data.eval_batch_size=100",
+        "trainer.max_epochs=3",
+    ),
+    *(
+        "trainer.limit_train_batches=12",
+        "trainer.limit_val_batches=2",
+        "trainer.limit_test_batches=2",
+    ),
 )
 EVERY_STEP = "callbacks.checkpoints.every_n_seconds=0.001"
 EMA = ("average=ema", "callbacks.average.decay=0.9")
@@ -40,7 +50,12 @@ RECIPES = {
         *("optimizer=adam", "scheduler=step", "scheduler.every=1", "data.val_size=5000"),
         *EMA,
     ),
-    "muon, cosine, averaged, augmented": ("optimizer=muon", "scheduler=cosine", "augment=all", *EMA),
+    "muon, cosine, averaged, augmented": (
+        "optimizer=muon",
+        "scheduler=cosine",
+        "augment=all",
+        *EMA,
+    ),
 }
 
 
@@ -69,7 +84,9 @@ def kill_until_done(directory, rng, seconds, *overrides):
     kills = 0
     while True:
         process = start(directory, *overrides)
-        process.join(rng.uniform(0.2, 0.7) * seconds * 1.05**kills)  # on a machine that became slow it would never end
+        process.join(
+            rng.uniform(0.2, 0.7) * seconds * 1.05**kills
+        )  # on a machine that became slow it would never end
         kills += process.exitcode is None
         process.kill()
         process.join()
@@ -80,7 +97,10 @@ def kill_until_done(directory, rng, seconds, *overrides):
 
 @pytest.mark.parametrize(
     ("recipe", "kills"),
-    [("adamw, one cycle, augmented", 3), *(pytest.param(name, 10, marks=pytest.mark.slow) for name in RECIPES)],
+    [
+        ("adamw, one cycle, augmented", 3),
+        *(pytest.param(name, 10, marks=pytest.mark.slow) for name in RECIPES),
+    ],
 )
 def test_a_run_that_is_killed_ends_in_the_very_same_state(tmp_path, seconds, recipe, kills):
     options = (*SMALL, *RECIPES[recipe], EVERY_STEP)
@@ -133,7 +153,9 @@ def test_a_signal_costs_at_most_the_running_step(tmp_path, seconds, count):
         assert process.exitcode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
         log = (directory / "log").read_text()
         assert "Traceback" not in log
-        started = (directory / "started").read_text().split() if (directory / "started").exists() else []
+        started = (
+            (directory / "started").read_text().split() if (directory / "started").exists() else []
+        )
         if started:
             saved = load(directory / "outputs/run/checkpoints/last.ckpt")["global_step"]
             assert saved == int(started[-1])
@@ -178,7 +200,9 @@ def test_a_slurm_job_goes_back_into_the_queue(tmp_path):
     scontrol.chmod(0o755)
     environment = os.environ | {"SLURM_JOB_ID": "17", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     options = (*SMALL, EVERY_STEP, "trainer.limit_train_batches=1000")
-    process = subprocess.Popen([sys.executable, ROOT / "train.py", *options], cwd=tmp_path, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *options], cwd=tmp_path, env=environment
+    )
     wait_for(tmp_path / "outputs/run/checkpoints/last.ckpt")
     process.send_signal(signal.SIGUSR1)
     assert process.wait(60) == 128 + signal.SIGUSR1
@@ -269,7 +293,9 @@ def test_without_a_whole_checkpoint_it_says_so(tmp_path):
     with pytest.raises(UserError, match="previous.ckpt: cannot be read"):
         newest(tmp_path)
     (tmp_path / "previous.ckpt").unlink()
-    with pytest.raises(UserError, match="there is none before it: remove it to train from the beginning"):
+    with pytest.raises(
+        UserError, match="there is none before it: remove it to train from the beginning"
+    ):
         newest(tmp_path)
     (tmp_path / "last.ckpt").unlink()
     assert newest(tmp_path) is None
@@ -342,7 +368,8 @@ def poisoned(path: Path, form: str, mark: Path) -> None:
     ("file", "form"),
     [
         *itertools.product(
-            ["checkpoints/last.ckpt", "checkpoints/best.ckpt"], ["torch", "legacy torch", "zip", "pickle"]
+            ["checkpoints/last.ckpt", "checkpoints/best.ckpt"],
+            ["torch", "legacy torch", "zip", "pickle"],
         ),
         *itertools.product([".hydra/config.yaml"], ["yaml", "pickle"]),
         ("result.json", "pickle"),
@@ -367,7 +394,10 @@ def test_a_malicious_file_is_refused_and_runs_nothing(tmp_path, trained, cnnbp, 
         if "best" in file and command[0] != "evaluate":
             continue
         refused = told(cnnbp, command[0], str(run), *command[1:])
-        assert refused or command[0] in ("report", "leaderboard")  # these tell of it on the page or in the table
+        assert refused or command[0] in (
+            "report",
+            "leaderboard",
+        )  # these tell of it on the page or in the table
         assert not mark.exists()
 
 
@@ -379,7 +409,9 @@ def test_a_malicious_data_file_is_refused(tmp_path):
     assert not (tmp_path / "was-run").exists()
 
 
-@pytest.mark.parametrize("ours", ["cnnbp.model.network.Network", "torch.optim.SGD"])  # the optimizer is interpolated
+@pytest.mark.parametrize(
+    "ours", ["cnnbp.model.network.Network", "torch.optim.SGD"]
+)  # the optimizer is interpolated
 @pytest.mark.parametrize(
     "theirs",
     [
@@ -405,7 +437,9 @@ def test_damaged_records_are_one_line(tmp_path, trained, cnnbp, name, content):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     next(run.rglob(name)).write_text(content)
-    for command in ("leaderboard",) if name == "result.json" else ("leaderboard", "evaluate", "report"):
+    for command in (
+        ("leaderboard",) if name == "result.json" else ("leaderboard", "evaluate", "report")
+    ):
         told(cnnbp, command, str(run))
 
 
@@ -418,12 +452,19 @@ def test_a_loss_that_is_no_number_stops_the_run(train):
 
 
 def test_a_diverged_run_goes_back_and_lowers_the_learning_rate(train):
-    options = ("trainer.max_epochs=2", "trainer.limit_train_batches=20", "optimizer.lr=100", "scheduler=cosine")
+    options = (
+        "trainer.max_epochs=2",
+        "trainer.limit_train_batches=20",
+        "optimizer.lr=100",
+        "scheduler=cosine",
+    )
     train(*SMALL, *options, "callbacks.finite.rollbacks=2")
     state = load("outputs/run/checkpoints/last.ckpt")
     lowered = 0.1 ** state["callbacks"]["Finite"]["rolled_back"]
     assert lowered < 1
-    assert state["lr_schedulers"][0]["base_lrs"] == pytest.approx([100 * lowered] * 2)  # with weight decay, without
+    assert state["lr_schedulers"][0]["base_lrs"] == pytest.approx(
+        [100 * lowered] * 2
+    )  # with weight decay, without
     with open("outputs/run/metrics.csv") as file:
         header, first = (line.split(",") for line in itertools.islice(file, 2))
     assert float(first[header.index("learning_rate")]) == pytest.approx(100 * lowered)
@@ -452,7 +493,10 @@ def test_eight_runs_at_once_in_one_folder(tmp_path, seconds):
         process.join()
         assert process.exitcode == 0, (tmp_path / "log").read_text()
     assert differences(outcome(tmp_path / "alone/outputs/0"), outcome(tmp_path / "outputs/0")) == []
-    losses = {json.loads((tmp_path / f"outputs/{seed}/result.json").read_text())["loss"] for seed in range(8)}
+    losses = {
+        json.loads((tmp_path / f"outputs/{seed}/result.json").read_text())["loss"]
+        for seed in range(8)
+    }
     assert len(losses) == 8
 
 
@@ -463,9 +507,14 @@ def test_of_several_with_one_name_one_runs_and_the_others_are_told(tmp_path, sec
         process.join()
     assert sorted(process.exitcode for process in running) == [0] + [1] * (count - 1)
     winner = next(process for process in running if process.exitcode == 0)
-    told = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("error: ")]
+    told = [
+        line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("error: ")
+    ]
     assert len(told) == count - 1
-    assert all(f"outputs/run is in use by process {winner.pid} on " in line and " since 2" in line for line in told)
+    assert all(
+        f"outputs/run is in use by process {winner.pid} on " in line and " since 2" in line
+        for line in told
+    )
     assert (tmp_path / "outputs/run/result.json").exists()
 
 
@@ -474,7 +523,11 @@ def test_of_several_with_one_name_one_runs_and_the_others_are_told(tmp_path, sec
 def test_two_processes_of_a_run_continue_to_the_same_state(tmp_path, number):
     options = (*SMALL, *RECIPES["adamw, one cycle, augmented"], EVERY_STEP, "trainer=ddp", "trainer.accelerator=cpu",
                "trainer.limit_train_batches=40")  # fmt: skip
-    command = [sys.executable, ROOT / "train.py", *(option for option in options if option != "trainer=cpu")]
+    command = [
+        sys.executable,
+        ROOT / "train.py",
+        *(option for option in options if option != "trainer=cpu"),
+    ]
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
     subprocess.run(command, cwd=tmp_path / "whole", check=True)
@@ -484,7 +537,10 @@ def test_two_processes_of_a_run_continue_to_the_same_state(tmp_path, number):
     assert process.wait(60) == {signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     assert not (tmp_path / "cut/outputs/run/result.json").exists()
     subprocess.run(command, cwd=tmp_path / "cut", check=True)
-    assert differences(outcome(tmp_path / "whole/outputs/run"), outcome(tmp_path / "cut/outputs/run")) == []
+    assert (
+        differences(outcome(tmp_path / "whole/outputs/run"), outcome(tmp_path / "cut/outputs/run"))
+        == []
+    )
 
 
 def test_two_processes_need_two_images_in_each_batch():
@@ -499,5 +555,7 @@ def test_two_processes_need_two_images_in_each_batch():
     data = DataModule(batch_size=59_999)
     data.trainer = Two
     data.setup("fit")
-    with pytest.raises(UserError, match="data.batch_size=59999: leaves 1 images in the last batch for 2 processes"):
+    with pytest.raises(
+        UserError, match="data.batch_size=59999: leaves 1 images in the last batch for 2 processes"
+    ):
         data.train_dataloader()

@@ -17,7 +17,13 @@ from paths import ROOT
 from cnnbp.errors import explain
 from cnnbp.sweeps import job_progress as overview
 
-SMALL = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100", "~callbacks.dashboard", "logger=csv")
+SMALL = (
+    "trainer=smoke",
+    "data.batch_size=16",
+    "data.eval_batch_size=100",
+    "~callbacks.dashboard",
+    "logger=csv",
+)
 PLUGINS = {"joblib": "joblib", "slurm_local": "submitit", "ray": "ray"}
 
 
@@ -44,12 +50,24 @@ SLOW = ("slurm_local", "ray")
 
 
 @pytest.mark.parametrize(
-    "launcher", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in PLUGINS]
+    "launcher",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in PLUGINS],
 )
 def test_two_jobs_end_as_one_after_the_other(train, launcher):
-    pytest.importorskip(f"hydra_plugins.hydra_{PLUGINS[launcher]}_launcher", reason=f"needs cnnbp[{PLUGINS[launcher]}]")
+    pytest.importorskip(
+        f"hydra_plugins.hydra_{PLUGINS[launcher]}_launcher",
+        reason=f"needs cnnbp[{PLUGINS[launcher]}]",
+    )
     train("-m", *SMALL, "name=serial", "seed=1,2")
-    command = [sys.executable, ROOT / "train.py", "-m", *SMALL, "name=parallel", "seed=1,2", f"launcher={launcher}"]
+    command = [
+        sys.executable,
+        ROOT / "train.py",
+        "-m",
+        *SMALL,
+        "name=parallel",
+        "seed=1,2",
+        f"launcher={launcher}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"^[12]  +\S+seed=", done.stdout, re.MULTILINE)) == 2
@@ -64,7 +82,15 @@ def test_a_job_queued_again_continues_from_its_checkpoint(train):
     """By submitit's signal for a job that Slurm is about to take off, and its local executor."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs cnnbp[slurm]")
     options = (*SMALL, "trainer.max_epochs=30", "trainer.limit_train_batches=5")
-    command = [sys.executable, ROOT / "train.py", "-m", *options, "name=queued", "seed=1", "launcher=slurm_local"]
+    command = [
+        sys.executable,
+        ROOT / "train.py",
+        "-m",
+        *options,
+        "name=queued",
+        "seed=1",
+        "launcher=slurm_local",
+    ]
     sweep = subprocess.Popen(command)
     while not (checkpoints := list(Path("outputs/queued").glob("*/checkpoints/last.ckpt"))):
         assert sweep.poll() is None
@@ -91,7 +117,9 @@ def sweep(tmp_path):
         (tmp_path / name / ".hydra" / "config.yaml").touch()
     (tmp_path / "done" / "result.json").touch()
     (tmp_path / "failed" / "error.txt").touch()
-    (tmp_path / "running" / "metrics.csv").write_text("step,accuracy/train,accuracy/val\n3,0.1,0.2\n6,0.3,0.9\n")
+    (tmp_path / "running" / "metrics.csv").write_text(
+        "step,accuracy/train,accuracy/val\n3,0.1,0.2\n6,0.3,0.9\n"
+    )
     os.utime(tmp_path / "earlier" / ".hydra" / "config.yaml", (0, 0))
     return tmp_path
 
@@ -107,7 +135,9 @@ def test_the_overview_is_plain_lines_without_a_terminal(sweep, monkeypatch, caps
     with overview.overview(sweep, 5):
         time.sleep(0.2)
     line, job = capsys.readouterr().err.splitlines()
-    assert re.match(r"1 running, 2 waiting, 1 failed:  40%\|.*\| 2/5 \[00:00<00:00, .*job/s\]", line)
+    assert re.match(
+        r"1 running, 2 waiting, 1 failed:  40%\|.*\| 2/5 \[00:00<00:00, .*job/s\]", line
+    )
     assert job == "  after epoch 2, accuracy 90.00%: running"
 
 
@@ -120,7 +150,14 @@ def test_two_processes_train_as_one_with_the_same_global_batch(train, size):
     options = (*SMALL, "trainer.max_epochs=2", f"data.batch_size={size}", "trainer.limit_train_batches=5",
                "dropout=none", "model.network.norm=none", "trainer.precision=32-true")  # fmt: skip
     train(*options, "name=one")
-    command = [sys.executable, ROOT / "train.py", *options, "name=two", "trainer.devices=2", "trainer.strategy=ddp"]
+    command = [
+        sys.executable,
+        ROOT / "train.py",
+        *options,
+        "name=two",
+        "trainer.devices=2",
+        "trainer.strategy=ddp",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (one, weights), (two, others) = outcome(Path("outputs/one")), outcome(Path("outputs/two"))
@@ -130,7 +167,9 @@ def test_two_processes_train_as_one_with_the_same_global_batch(train, size):
 
 
 def test_batchnorm_over_processes_needs_gpus(train):
-    with pytest.raises(SystemExit, match="trainer.sync_batchnorm=true: torch synchronises BatchNorm on GPUs alone"):
+    with pytest.raises(
+        SystemExit, match="trainer.sync_batchnorm=true: torch synchronises BatchNorm on GPUs alone"
+    ):
         train("trainer=ddp", "trainer.accelerator=cpu", "trainer.sync_batchnorm=true", "name=run")
 
 

@@ -15,7 +15,13 @@ import pytest
 from paths import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-SMALL = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100", "~callbacks.dashboard", "logger=csv")
+SMALL = (
+    "trainer=smoke",
+    "data.batch_size=16",
+    "data.eval_batch_size=100",
+    "~callbacks.dashboard",
+    "logger=csv",
+)
 
 
 def job(*overrides):
@@ -25,12 +31,18 @@ def job(*overrides):
 
 
 def results():
-    return {path.parent.name: path.stat().st_mtime_ns for path in Path("outputs/sweep").glob("*/result.json")}
+    return {
+        path.parent.name: path.stat().st_mtime_ns
+        for path in Path("outputs/sweep").glob("*/result.json")
+    }
 
 
 def board():
     with open("outputs/sweep/leaderboard.csv", newline="") as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+        return [
+            {key: value for key, value in row.items() if key != "seconds"}
+            for row in csv.DictReader(file)
+        ]
 
 
 def test_failures_of_earlier_calls_do_not_count(train, capfd):
@@ -39,7 +51,9 @@ def test_failures_of_earlier_calls_do_not_count(train, capfd):
     capfd.readouterr()
     train("-m", *SMALL, "name=sweep", "optimizer.lr=0.2,0.1")
     assert "1 of 2 jobs are finished" in capfd.readouterr().out
-    assert {row["overrides"] for row in board()} == {job(f"optimizer.lr={rate}").name for rate in (0.1, 0.2)}
+    assert {row["overrides"] for row in board()} == {
+        job(f"optimizer.lr={rate}").name for rate in (0.1, 0.2)
+    }
 
 
 def test_a_finished_job_is_not_trained_again_and_a_missing_one_is(train):
@@ -70,7 +84,9 @@ def test_a_changed_config_is_refused_job_by_job_unless_overwritten(train):
     train("-m", *SMALL, "name=sweep", "seed=1,2")
     record = job("seed=1") / ".hydra" / "config.yaml"
     record.write_text(record.read_text().replace("lr: 0.01", "lr: 0.05"))
-    os.utime(job("seed=1") / ".hydra" / "overrides.yaml", (0, 0))  # older than the config files: composed anew
+    os.utime(
+        job("seed=1") / ".hydra" / "overrides.yaml", (0, 0)
+    )  # older than the config files: composed anew
     before = results()
     with pytest.raises(SystemExit, match="1 of 2 jobs failed"):
         train("-m", *SMALL, "name=sweep", "seed=1,2")
@@ -93,14 +109,20 @@ def test_overwriting_trains_anew_and_a_mistake_overwrites_nothing(train):
     train(*SMALL, "name=run", "seed=2")
 
 
-@pytest.mark.parametrize("moved", [("result.json",), (".hydra", "result.json", "metrics.csv"), ("checkpoints",)])
+@pytest.mark.parametrize(
+    "moved", [("result.json",), (".hydra", "result.json", "metrics.csv"), ("checkpoints",)]
+)
 @pytest.mark.parametrize("place", [".moving", ".replaced"])
 def test_a_kill_while_a_run_is_put_aside_loses_nothing(train, moved, place):
     train(*SMALL, "name=run")
     run = Path("outputs/run")
     kept = {path.relative_to(run) for path in run.rglob("*")}
     weights = (run / "checkpoints/last.ckpt").read_bytes()
-    aside = [item.name for item in run.iterdir() if item.name != ".lock"] if place == ".replaced" else moved
+    aside = (
+        [item.name for item in run.iterdir() if item.name != ".lock"]
+        if place == ".replaced"
+        else moved
+    )
     (run / place).mkdir()
     for name in aside:
         (run / name).rename(run / place / name)
@@ -149,7 +171,9 @@ def test_a_run_and_a_sweep_do_not_share_a_directory(train):
 
 def test_a_launcher_is_for_a_multirun(train):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs cnnbp[joblib]")
-    with pytest.raises(SystemExit, match="launcher=joblib: runs the jobs of a multirun; give -m, or leave it out"):
+    with pytest.raises(
+        SystemExit, match="launcher=joblib: runs the jobs of a multirun; give -m, or leave it out"
+    ):
         train(*SMALL, "launcher=joblib", "name=run")
     assert not Path("outputs").exists()
     train(*SMALL, "~launcher", "name=run")

@@ -12,12 +12,30 @@ from cnnbp.cli import _compose
 
 BASE = ("trainer=smoke", "name=run", "data.batch_size=16", "data.eval_batch_size=100")
 VALUES = (
-    *("null", "''", "abc", "-1", "0", "1", "0.5", "1e999", "nan", "true", "[]", "[1,a]", "{a:1}", "${nope}", "10e10"),
+    *(
+        "null",
+        "''",
+        "abc",
+        "-1",
+        "0",
+        "1",
+        "0.5",
+        "1e999",
+        "nan",
+        "true",
+        "[]",
+        "[1,a]",
+        "{a:1}",
+        "${nope}",
+        "10e10",
+    ),
     *("a/../b", "ü", "'x y'", "'\"'", "???"),
 )
 # right values here, but for long runs
 LONG = {f"trainer.limit_{stage}_batches=0.5" for stage in ("train", "val", "test")}
-LONG |= {f"~trainer.limit_{stage}_batches" for stage in ("train", "val", "test")} | {"~trainer.max_epochs"}
+LONG |= {f"~trainer.limit_{stage}_batches" for stage in ("train", "val", "test")} | {
+    "~trainer.max_epochs"
+}
 
 
 def keys(node, prefix=""):
@@ -56,7 +74,12 @@ def check(train, capfd, overrides):
 
 
 WRONG = given(overrides=st.lists(OVERRIDES, min_size=1, max_size=2))
-OPTIONS = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
+OPTIONS = {
+    "deadline": None,
+    "derandomize": True,
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+}
 
 
 @settings(max_examples=15, **OPTIONS)

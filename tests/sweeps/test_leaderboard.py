@@ -32,8 +32,12 @@ def make(directory, name, result):
     rate, seed = (text.partition("=")[2] for text in name.split(","))
     records = directory / name / ".hydra"
     records.mkdir(parents=True)
-    (records / "config.yaml").write_text(f"name: {name}\nseed: {seed}\noptimizer:\n  lr: {rate}\n  seed: ${{seed}}\n")
-    (records / "overrides.yaml").write_text(f"- optimizer.lr={rate}\n- seed={seed}\n- name={name}\n- launcher=joblib\n")
+    (records / "config.yaml").write_text(
+        f"name: {name}\nseed: {seed}\noptimizer:\n  lr: {rate}\n  seed: ${{seed}}\n"
+    )
+    (records / "overrides.yaml").write_text(
+        f"- optimizer.lr={rate}\n- seed={seed}\n- name={name}\n- launcher=joblib\n"
+    )
     (directory / name / "result.json").write_text(json.dumps(result))
 
 
@@ -42,7 +46,9 @@ def sweep(tmp_path):
     for name, result in RESULTS.items():
         make(tmp_path, name, result)
     (tmp_path / "failed").mkdir()
-    (tmp_path / "failed" / "error.txt").write_text("UserError: optimizer.lr=-1: must be a number above 0\n")
+    (tmp_path / "failed" / "error.txt").write_text(
+        "UserError: optimizer.lr=-1: must be a number above 0\n"
+    )
     (tmp_path / "killed" / ".hydra").mkdir(parents=True)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "result.json").write_text('{"accuracy": 0.9')
@@ -51,7 +57,12 @@ def sweep(tmp_path):
 
 def test_the_best_is_first_and_nothing_is_dropped(sweep):
     rows = ranked(sweep)
-    assert [row["overrides"] for row in rows[:4]] == ["lr=2,seed=1", "lr=1,seed=3", "lr=1,seed=2", "lr=1,seed=1"]
+    assert [row["overrides"] for row in rows[:4]] == [
+        "lr=2,seed=1",
+        "lr=1,seed=3",
+        "lr=1,seed=2",
+        "lr=1,seed=1",
+    ]
     assert [row.get("rank") for row in rows] == [1, 2, 3, 4, None, None, None]
     assert {row["overrides"]: row["error"] for row in rows[4:]} == {
         "failed": "UserError: optimizer.lr=-1: must be a number above 0",
@@ -81,7 +92,12 @@ def test_runs_whose_config_differs_by_the_seed_are_one_group(sweep):
     alone, group = over_seeds(ranked(sweep))
     assert (alone["overrides"], alone["seeds"], alone["mean"]) == ("optimizer.lr=2", 1, 0.96)
     assert not {"deviation", "standard_error", "interval_95"} & alone.keys()
-    assert (group["overrides"], group["seeds"], group["worst"], group["best"]) == ("optimizer.lr=1", 3, 0.90, 0.95)
+    assert (group["overrides"], group["seeds"], group["worst"], group["best"]) == (
+        "optimizer.lr=1",
+        3,
+        0.90,
+        0.95,
+    )
     assert group["mean"] == pytest.approx(0.93)
     assert group["deviation"] == pytest.approx(math.sqrt(0.0007))
     assert group["standard_error"] == pytest.approx(math.sqrt(0.0007 / 3))
@@ -176,7 +192,9 @@ def test_the_command_lists_runs_without_a_result_apart(sweep, cnnbp, capsys):
     out, err = capsys.readouterr()
     assert not out.partition("\nwithout a result\n")[0]
     assert err == "no finished run that meets --filter\n"
-    cnnbp("leaderboard", str(sweep), "--filter", "accuracy>1", "--format", "csv", "--plot", "none.png")
+    cnnbp(
+        "leaderboard", str(sweep), "--filter", "accuracy>1", "--format", "csv", "--plot", "none.png"
+    )
     assert capsys.readouterr().out == ",".join(COLUMNS) + "\n"
     assert Path("none.png").exists()
     cnnbp("leaderboard", str(sweep), "nowhere")
@@ -187,6 +205,10 @@ def test_the_command_lists_runs_without_a_result_apart(sweep, cnnbp, capsys):
 
 def test_pictures_are_drawn_of_runs_of_groups_and_of_nothing(sweep, tmp_path):
     pytest.importorskip("matplotlib")
-    for name, rows in {"runs": ranked(sweep), "groups": over_seeds(ranked(sweep)), "none": []}.items():
+    for name, rows in {
+        "runs": ranked(sweep),
+        "groups": over_seeds(ranked(sweep)),
+        "none": [],
+    }.items():
         draw(rows, tmp_path / f"{name}.png")
         assert Path(tmp_path / f"{name}.png").exists()

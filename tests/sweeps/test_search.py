@@ -37,18 +37,27 @@ def test_a_study_reaches_its_total_and_no_more(cnnbp, capsys):
         assert [trial.state.name for trial in study().trials] == ["COMPLETE"] * total
     out = capsys.readouterr().out
     best = study().best_trial
-    assert [result(number)["val_accuracy"] for number in range(3)] == [trial.value for trial in study().trials]
+    assert [result(number)["val_accuracy"] for number in range(3)] == [
+        trial.value for trial in study().trials
+    ]
     for key, value in best.params.items():
         assert f"{key}={value}" in out.rpartition("the best: python train.py ")[2].splitlines()[0]
-    assert all((Path("outputs/study") / f"{name}.png").exists() for name in ("history", "parallel_coordinates"))
+    assert all(
+        (Path("outputs/study") / f"{name}.png").exists()
+        for name in ("history", "parallel_coordinates")
+    )
 
 
 def test_a_study_and_a_run_do_not_share_a_directory(train, cnnbp):
     cnnbp("search", *SMALL, "name=study", "search.n_trials=1")
-    with pytest.raises(SystemExit, match="outputs/study is the directory of a study; give another name="):
+    with pytest.raises(
+        SystemExit, match="outputs/study is the directory of a study; give another name="
+    ):
         train("trainer=smoke", "name=study")
     train("trainer=smoke", "name=run")
-    with pytest.raises(SystemExit, match="outputs/run is the directory of a single run; give another name="):
+    with pytest.raises(
+        SystemExit, match="outputs/run is the directory of a single run; give another name="
+    ):
         cnnbp("search", *SMALL, "name=run", "search.n_trials=1")
     assert not Path("outputs/run/study.db").exists()
 
@@ -120,7 +129,9 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint_and_ends_alike(cnnbp, monke
 
 def test_another_space_under_the_same_name_is_refused(cnnbp):
     cnnbp("search", *SMALL, "name=study", "search.n_trials=1")
-    with pytest.raises(SystemExit, match="study was made with another search .*; give another name="):
+    with pytest.raises(
+        SystemExit, match="study was made with another search .*; give another name="
+    ):
         cnnbp("search", *SMALL, "name=study", "search.n_trials=2", "search.space.dropout=[none]")
     assert len(study().trials) == 1
 
@@ -156,7 +167,10 @@ def test_a_locked_storage_is_told_and_keeps_what_it_has(cnnbp):
     cnnbp("search", *SMALL, "name=study", "search.n_trials=1")
     with sqlite3.connect("outputs/study/study.db") as lock:
         lock.execute("begin exclusive")
-        with pytest.raises(SystemExit, match="study.db.timeout=0.1: .*database is locked; what is stored in the study"):
+        with pytest.raises(
+            SystemExit,
+            match="study.db.timeout=0.1: .*database is locked; what is stored in the study",
+        ):
             cnnbp("search", *SMALL, "name=study", "search.n_trials=2",
                   "search.storage='sqlite:///outputs/study/study.db?timeout=0.1'")  # fmt: skip
         lock.rollback()

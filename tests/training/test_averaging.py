@@ -45,7 +45,9 @@ def test_weights_and_statistics_follow_the_closed_form(steps):
     average = steps[0]
     for taken, state in enumerate(steps[1:], 1):
         share = min(DECAY, (1 + taken) / (10 + taken))
-        average = {name: share * average[name] + (1 - share) * value for name, value in state.items()}
+        average = {
+            name: share * average[name] + (1 - share) * value for name, value in state.items()
+        }
     saved = checkpoint("whole")
     for name, value in saved["state_dict"].items():
         expected = steps[-1][name] if "num_batches" in name else average[name]
@@ -89,5 +91,12 @@ def test_an_interrupted_run_ends_in_the_same_averages(steps, train, monkeypatch,
 
 
 def test_a_checkpoint_of_the_other_kind_is_refused(steps, train):
-    with pytest.raises(SystemExit, match="trained with averaged weights; give the average= that it had"):
-        train(*SMALL[:-2], "name=more", "trainer.max_epochs=4", "ckpt_path=outputs/whole/checkpoints/last.ckpt")
+    with pytest.raises(
+        SystemExit, match="trained with averaged weights; give the average= that it had"
+    ):
+        train(
+            *SMALL[:-2],
+            "name=more",
+            "trainer.max_epochs=4",
+            "ckpt_path=outputs/whole/checkpoints/last.ckpt",
+        )

@@ -11,12 +11,17 @@ from cnnbp.model.network import Network
 from cnnbp.training.classifier import Classifier
 
 
-@pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, lr=0.01, momentum=0.9), torch.optim.AdamW])
+@pytest.mark.parametrize(
+    "optimizer", [partial(torch.optim.SGD, lr=0.01, momentum=0.9), torch.optim.AdamW]
+)
 def test_a_step_never_waits_for_the_device(optimizer):
     """On the meta device there are no values: whatever would have to read one, and so wait for a GPU, raises."""
     with torch.device("meta"):
         model = Classifier(Network(), optimizer, label_smoothing=0.1).train()
-        images, labels = torch.zeros(8, 28, 28, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
+        images, labels = (
+            torch.zeros(8, 28, 28, dtype=torch.uint8),
+            torch.zeros(8, dtype=torch.int64),
+        )
     data = DataModule(augment=Augment(degrees=10, shift=2, scale=0.1, shear=5, elastic=1, erase=8))
     step = optimizer(model.parameters())
 

@@ -38,7 +38,11 @@ class Spy(Callback):
         self.checkpoint = checkpoint
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        self.before, self.batch, self.random = copy.deepcopy(module.network), batch, torch.get_rng_state()
+        self.before, self.batch, self.random = (
+            copy.deepcopy(module.network),
+            batch,
+            torch.get_rng_state(),
+        )
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.after = copy.deepcopy(module.network)
@@ -51,8 +55,17 @@ class Spy(Callback):
 
 @cache
 def smoke_config():
-    settings = ["trainer=smoke", "logger=tensorboard", "+trainer.enable_checkpointing=false", "run_dir=none"]
-    settings += [f"trainer.limit_train_batches={STEPS}", "data.batch_size=32", "data.eval_batch_size=200"]
+    settings = [
+        "trainer=smoke",
+        "logger=tensorboard",
+        "+trainer.enable_checkpointing=false",
+        "run_dir=none",
+    ]
+    settings += [
+        f"trainer.limit_train_batches={STEPS}",
+        "data.batch_size=32",
+        "data.eval_batch_size=200",
+    ]
     settings += ["trainer.precision=32-true"]  # as what it is compared with
     with initialize(version_base="1.3", config_path="../../conf"):
         return compose("config", settings, return_hydra_config=True)
@@ -73,7 +86,11 @@ def fit(directory, *overrides, dashboard=True, dead=0, checkpoint=None, **option
     model.network.conv1[1].conv.bias.data[:dead] = -100
     trainer.callbacks.append(spy := Spy(directory / "middle.ckpt"))
     trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
-    return trainer, spy, EventAccumulator(str(directory), size_guidance={"images": 0, "tensors": 0}).Reload()
+    return (
+        trainer,
+        spy,
+        EventAccumulator(str(directory), size_guidance={"images": 0, "tensors": 0}).Reload(),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -94,19 +111,28 @@ def test_gradients_are_what_autograd_gives_for_the_last_step(run, name):
     with torch.random.fork_rng():
         torch.set_rng_state(spy.random)
         loss = F.cross_entropy(network(images), labels)
-    component, weight = network.get_submodule(name), network.get_submodule(CONVOLUTIONS[name]).weight
+    component, weight = (
+        network.get_submodule(name),
+        network.get_submodule(CONVOLUTIONS[name]).weight,
+    )
     gradients = torch.autograd.grad(loss, list(component.parameters()), retain_graph=True)
     norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
     assert last(events, f"gradient/{name}") == pytest.approx(norm.item(), rel=1e-4)
     histogram = events.Histograms(f"weight_gradient/{name}")[-1].histogram_value
     (gradient,) = torch.autograd.grad(loss, weight)
-    assert (histogram.num, histogram.max) == (weight.numel(), pytest.approx(gradient.max().item(), rel=1e-4))
+    assert (histogram.num, histogram.max) == (
+        weight.numel(),
+        pytest.approx(gradient.max().item(), rel=1e-4),
+    )
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_update_ratio_compares_the_weights_around_the_last_step(run, name):
     _, spy, events = run
-    old, new = (network.get_submodule(CONVOLUTIONS[name]).weight.detach() for network in (spy.before, spy.after))
+    old, new = (
+        network.get_submodule(CONVOLUTIONS[name]).weight.detach()
+        for network in (spy.before, spy.after)
+    )
     ratio = ((new - old).square().sum() / old.square().sum()).sqrt()
     assert last(events, f"update_ratio/{name}") == pytest.approx(ratio.item(), rel=1e-5)
     histogram = events.Histograms(f"weight/{name}")[-1].histogram_value
@@ -117,7 +143,9 @@ def test_update_ratio_compares_the_weights_around_the_last_step(run, name):
 def test_dead_counts_the_channels_that_no_fixed_image_activates(run, name):
     trainer, spy, events = run
     data, network, seen = trainer.datamodule, copy.deepcopy(spy.after).eval(), []
-    network.get_submodule(name).activation.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    network.get_submodule(name).activation.register_forward_hook(
+        lambda module, inputs, output: seen.append(output)
+    )
     with torch.no_grad():
         network(data.normalise(data.splits["test"][0][:100].unsqueeze(1).float()))
     dead = [bool((channel <= 0).all()) for channel in seen[0].unbind(1)]
@@ -130,7 +158,9 @@ def test_batch_norm_shows_the_running_statistics(run, name):
     _, spy, events = run
     norm = spy.after.get_submodule(name).norm
     assert last(events, f"batch_norm_mean/{name}") == pytest.approx(norm.running_mean.mean().item())
-    assert last(events, f"batch_norm_std/{name}") == pytest.approx(norm.running_var.sqrt().mean().item())
+    assert last(events, f"batch_norm_std/{name}") == pytest.approx(
+        norm.running_var.sqrt().mean().item()
+    )
 
 
 @pytest.mark.parametrize("digit", range(10))
@@ -151,9 +181,15 @@ def test_pictures_layout_and_embedding_are_there(run):
     assert set(events.Tags()["images"]) == pictures
     for tag in pictures:
         assert [picture.step for picture in events.Images(tag)] == [STEPS, 2 * STEPS]
-    assert b"^loss/" in make_ndarray(events.Tensors("custom_scalars__config__")[0].tensor_proto).item()
+    assert (
+        b"^loss/" in make_ndarray(events.Tensors("custom_scalars__config__")[0].tensor_proto).item()
+    )
     embedding = Path(trainer.logger.log_dir) / "00006" / "features"
-    assert {file.name for file in embedding.iterdir()} == {"tensors.tsv", "metadata.tsv", "sprite.png"}
+    assert {file.name for file in embedding.iterdir()} == {
+        "tensors.tsv",
+        "metadata.tsv",
+        "sprite.png",
+    }
     assert np.loadtxt(embedding / "tensors.tsv").shape == (1000, 16)
 
 
@@ -161,7 +197,10 @@ def test_training_is_the_same_without_it_to_the_bit(run, tmp_path):
     with_it, _, _ = run
     without, _, events = fit(tmp_path, "trainer.max_epochs=2", dead=3, dashboard=False)
     assert not events.Tags()["images"]
-    for of in (lambda trainer: trainer.lightning_module.state_dict(), lambda trainer: trainer.callback_metrics):
+    for of in (
+        lambda trainer: trainer.lightning_module.state_dict(),
+        lambda trainer: trainer.callback_metrics,
+    ):
         assert of(with_it).keys() == of(without).keys()
         assert all(torch.equal(value, of(without)[key]) for key, value in of(with_it).items())
 
@@ -177,8 +216,12 @@ def test_it_is_written_as_often_as_asked_for_and_for_other_networks(tmp_path):
 def test_a_run_continued_in_the_middle_of_an_epoch_shows_the_same(run, tmp_path):
     _, spy, events = run
     _, _, continued = fit(tmp_path, "trainer.max_epochs=2", dead=3, checkpoint=spy.checkpoint)
-    for tag in (f"{group}/{name}" for group in ("gradient", "update_ratio", "dead") for name in BLOCKS):
-        assert [(point.step, point.value) for point in continued.Scalars(tag)] == [(2 * STEPS, last(events, tag))]
+    for tag in (
+        f"{group}/{name}" for group in ("gradient", "update_ratio", "dead") for name in BLOCKS
+    ):
+        assert [(point.step, point.value) for point in continued.Scalars(tag)] == [
+            (2 * STEPS, last(events, tag))
+        ]
 
 
 def test_training_that_diverges_is_still_shown(tmp_path):
@@ -190,7 +233,10 @@ def test_training_that_diverges_is_still_shown(tmp_path):
 def test_activations_leave_modes_and_statistics_alone():
     network = Network()
     network.conv2.norm.eval()
-    modes, state = [module.training for module in network.modules()], copy.deepcopy(network.state_dict())
+    modes, state = (
+        [module.training for module in network.modules()],
+        copy.deepcopy(network.state_dict()),
+    )
     activations(network, torch.randn(4, 1, 28, 28))
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())

@@ -31,7 +31,9 @@ def test_kernels_move_as_matrices_and_the_rest_by_adamw(layout):
     ours, theirs = network(layout), network(layout)
     order = (0, 2, 3, 1) if layout == torch.channels_last else (0, 1, 2, 3)
     kernels = [p for p in theirs.parameters() if p.ndim == 4]
-    matrices = [nn.Parameter(p.detach().permute(order).reshape(len(p), -1).clone()) for p in kernels]
+    matrices = [
+        nn.Parameter(p.detach().permute(order).reshape(len(p), -1).clone()) for p in kernels
+    ]
     vectors = [p for p in theirs.parameters() if p.ndim == 1]
     muon = torch.optim.Muon(matrices, momentum=0.9, adjust_lr_fn="match_rms_adamw", **OPTIONS)
     adamw = torch.optim.AdamW(vectors, lr=0.01, weight_decay=0)

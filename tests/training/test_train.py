@@ -17,7 +17,9 @@ SMALL = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100")
 SMOKE = (*SMALL, "name=run")
 
 # how the published pipeline reads its log
-PUBLISHED_LINE = re.compile(r"Test set: Average loss: \d+\.\d{4}, Accuracy: \d+/\d+ \((\d+\.\d+)%\)")
+PUBLISHED_LINE = re.compile(
+    r"Test set: Average loss: \d+\.\d{4}, Accuracy: \d+/\d+ \((\d+\.\d+)%\)"
+)
 
 
 def choices():
@@ -57,7 +59,12 @@ def test_the_result_holds_what_it_promises(run):
         "accuracy", "loss", "val_accuracy", "val_loss", "epochs", "steps", "train_seconds", "samples_per_second",
         "parameters", "seed", "versions",
     }  # fmt: skip
-    assert (stored["epochs"], stored["steps"], stored["parameters"], stored["seed"]) == (2, 6, 19_866, 1)
+    assert (stored["epochs"], stored["steps"], stored["parameters"], stored["seed"]) == (
+        2,
+        6,
+        19_866,
+        1,
+    )
     assert stored["samples_per_second"] == pytest.approx(6 * 16 / stored["train_seconds"])
 
 
@@ -112,7 +119,9 @@ def test_a_finished_run_is_returned_not_repeated(run, train):
 
 
 def test_another_config_under_the_same_name_is_refused(run, train):
-    with pytest.raises(SystemExit, match=r"made with another config \(.*trainer.max_epochs: 2 -> 3"):
+    with pytest.raises(
+        SystemExit, match=r"made with another config \(.*trainer.max_epochs: 2 -> 3"
+    ):
         train(*SMOKE, "trainer.max_epochs=3", "data.val_size=5000", "trainer.limit_train_batches=3")
     assert result()["epochs"] == 2
 
@@ -136,17 +145,28 @@ def test_an_interrupted_run_continues_to_the_same_weights(train, monkeypatch, re
         with pytest.raises(RuntimeError, match="power cut"):
             train(*options, "name=cut")
     train(*options, "name=cut")
-    whole, cut = (torch.load(f"outputs/{name}/checkpoints/last.ckpt", weights_only=True) for name in ("whole", "cut"))
+    whole, cut = (
+        torch.load(f"outputs/{name}/checkpoints/last.ckpt", weights_only=True)
+        for name in ("whole", "cut")
+    )
     for name, value in whole["state_dict"].items():
         assert torch.equal(value, cut["state_dict"][name]), name
 
 
 def test_training_by_hand_ends_near_autograd(train):
     """In float32, after three steps: exactness is shown in float64 in test_backprop.py."""
-    options = (*SMALL, "trainer.limit_train_batches=3", "model.channels_last=false", "trainer.precision=32-true")
+    options = (
+        *SMALL,
+        "trainer.limit_train_batches=3",
+        "model.channels_last=false",
+        "trainer.precision=32-true",
+    )
     for way in ("autograd", "by_hand"):
         train(*options, f"name={way}", f"model.backprop={way}")
-    a, b = (torch.load(f"outputs/{way}/checkpoints/last.ckpt", weights_only=True) for way in ("autograd", "by_hand"))
+    a, b = (
+        torch.load(f"outputs/{way}/checkpoints/last.ckpt", weights_only=True)
+        for way in ("autograd", "by_hand")
+    )
     for name, value in a["state_dict"].items():
         torch.testing.assert_close(b["state_dict"][name], value, rtol=1e-3, atol=1e-4)
 
@@ -176,7 +196,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(train):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(*SMALL, f"name={name}", f"seed={seed}")
     a, b, c = (
-        torch.load(f"outputs/{name}/checkpoints/last.ckpt", weights_only=True)["state_dict"]["network.conv5.weight"]
+        torch.load(f"outputs/{name}/checkpoints/last.ckpt", weights_only=True)["state_dict"][
+            "network.conv5.weight"
+        ]
         for name in "abc"
     )
     assert torch.equal(a, b)
@@ -204,7 +226,12 @@ def test_a_failing_job_is_reported_and_stops_no_other(train, capfd):
     with pytest.raises(SystemExit, match="1 of 2 jobs failed"):
         train("-m", *SMALL, "name=sweep", "optimizer.lr=-1,0.1")
     assert "optimizer.lr=-1: must be a number above 0" in capfd.readouterr().out
-    assert result("sweep/data.batch_size=16,data.eval_batch_size=100,optimizer.lr=0.1,trainer=smoke")["steps"] == 2
+    assert (
+        result("sweep/data.batch_size=16,data.eval_batch_size=100,optimizer.lr=0.1,trainer=smoke")[
+            "steps"
+        ]
+        == 2
+    )
 
 
 @pytest.fixture(autouse=True)

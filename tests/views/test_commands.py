@@ -36,7 +36,9 @@ def trained(tmp_path_factory):
 
 
 def draw(digit, font, size, path):
-    face = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"), size)
+    face = ImageFont.truetype(
+        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"), size
+    )
     image = Image.new("L", (2 * size, 2 * size), 255)
     ImageDraw.Draw(image).text((size // 2, size // 3), str(digit), font=face, fill=0)
     image.save(path)
@@ -60,7 +62,9 @@ def test_the_mean_over_shifts(trained):
     config, data, model = restore(trained)
     data.setup("test")
     images, labels = data.splits["test"]
-    inner = images[:, 1:-1, 1:-1].flatten(1).sum(1) == images.flatten(1).sum(1)  # the frame is empty
+    inner = images[:, 1:-1, 1:-1].flatten(1).sum(1) == images.flatten(1).sum(
+        1
+    )  # the frame is empty
     data.splits["test"] = images, _ = images[inner][:200], labels[inner][:200]
     mean = torch.zeros(200, 10)
     for down in (-1, 0, 1):
@@ -115,7 +119,10 @@ def test_an_unreadable_file_is_told_after_the_others_are_answered(trained, cnnbp
     assert cnnbp("predict", str(trained), "broken.png", "seven.png", "missing.png") == 1
     out, err = capsys.readouterr()
     assert re.search(r"^seven.png +7 ", out, re.MULTILINE)
-    assert [line.split(":")[1].strip() for line in err.splitlines()] == ["broken.png", "missing.png"]
+    assert [line.split(":")[1].strip() for line in err.splitlines()] == [
+        "broken.png",
+        "missing.png",
+    ]
 
 
 def test_training_statistics_are_used_for_pictures(trained, cnnbp, tmp_path, capsys):

@@ -79,15 +79,26 @@ def test_every_stop_against_autograd_and_a_real_step(options):
 
     for stop in stops:
         y = outputs[stop.name]
-        torch.testing.assert_close(stop.output, y.detach().reshape(stop.output.shape), rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(stop.gradient, y.grad.reshape(stop.gradient.shape), rtol=1e-9, atol=1e-15)
+        torch.testing.assert_close(
+            stop.output, y.detach().reshape(stop.output.shape), rtol=1e-9, atol=1e-12
+        )
+        torch.testing.assert_close(
+            stop.gradient, y.grad.reshape(stop.gradient.shape), rtol=1e-9, atol=1e-15
+        )
         layer = layers.get(stop.name)
-        expected = (layer.parameters, layer.receptive_field, layer.macs) if layer else (0, stop.field, 0)
+        expected = (
+            (layer.parameters, layer.receptive_field, layer.macs) if layer else (0, stop.field, 0)
+        )
         assert (stop.parameters, stop.field, stop.macs) == expected
         if f"{stop.name}.weight" in before:
-            weight, old = reference.get_parameter(f"{stop.name}.weight"), before[f"{stop.name}.weight"]
+            weight, old = (
+                reference.get_parameter(f"{stop.name}.weight"),
+                before[f"{stop.name}.weight"],
+            )
             assert stop.weight_gradient == pytest.approx(weight.grad.norm().item(), rel=1e-9)
-            assert stop.update == pytest.approx(((weight - old).norm() / old.norm()).item(), rel=1e-9)
+            assert stop.update == pytest.approx(
+                ((weight - old).norm() / old.norm()).item(), rel=1e-9
+            )
         else:
             assert stop.weight_gradient is stop.update is None
         assert 0 <= stop.difference < 1e-11
@@ -114,10 +125,14 @@ def test_difference_is_the_largest_of_output_and_parameters():
 
 
 def test_a_wrong_gradient_by_hand_is_seen(monkeypatch):
-    monkeypatch.setitem(backprop.COMPONENTS, "ReLU", lambda module, x: (x.clamp(min=0), lambda dy: (0.9 * dy,)))
+    monkeypatch.setitem(
+        backprop.COMPONENTS, "ReLU", lambda module, x: (x.clamp(min=0), lambda dy: (0.9 * dy,))
+    )
     stops, _ = travel(build(**SMALL))
     differences = {stop.name: stop.difference for stop in stops}
-    assert differences["conv4.activation"] < 1e-11  # its own gradient is still right, what it hands on is not
+    assert (
+        differences["conv4.activation"] < 1e-11
+    )  # its own gradient is still right, what it hands on is not
     assert differences["conv4.conv"] > 0.05
     assert differences["image"] > 0.05
 
@@ -127,7 +142,11 @@ def test_table_shows_the_stops():
     stops, label = travel(network)
     lines = table(stops, label).splitlines()
     assert max(map(len, lines)) <= 140
-    rows = {line.split()[0]: line.replace("|", " ").split() for line in lines[3:-3] if not line.startswith("-")}
+    rows = {
+        line.split()[0]: line.replace("|", " ").split()
+        for line in lines[3:-3]
+        if not line.startswith("-")
+    }
     assert list(rows) == [*(stop.name for stop in stops), "total"][: len(rows)]
     for stop in stops:
         y = stop.output.flatten()
@@ -137,13 +156,20 @@ def test_table_shows_the_stops():
         expected = [stop.name, stop.kind, "x".join(map(str, stop.output.shape)) or "1"]
         expected += [f"{number:,}" for number in (stop.parameters, stop.field, stop.macs)]
         expected += [f"{mean:.4f}", f"{std:.4f}", f"{zeros:.1f}%"]
-        values = [stop.gradient.square().sum().sqrt().item(), stop.weight_gradient, stop.update, stop.difference]
+        values = [
+            stop.gradient.square().sum().sqrt().item(),
+            stop.weight_gradient,
+            stop.update,
+            stop.difference,
+        ]
         expected += [f"{value:.1e}" for value in values if value is not None]
         assert rows[stop.name] == expected
     assert rows["conv1.0.activation"][8] != "0.0%"
 
     _, reference = by_autograd(network, label)
-    squares = sum(p.grad.square().sum().item() for name, p in reference.named_parameters() if "weight" in name)
+    squares = sum(
+        p.grad.square().sum().item() for name, p in reference.named_parameters() if "weight" in name
+    )
     worst = max(stop.difference for stop in stops)
     assert lines[-3].replace("|", " ").split() == [
         "total",
@@ -155,7 +181,10 @@ def test_table_shows_the_stops():
     image = normalise(digit()[None, None].float())
     probabilities = network.eval()(image).softmax(1)[0]
     top = int(probabilities.argmax())
-    assert f"loss {-probabilities[7].log().item():.3g} for 7 | read as {top} ({probabilities[top]:.2%})" in lines[-1]
+    assert (
+        f"loss {-probabilities[7].log().item():.3g} for 7 | read as {top} ({probabilities[top]:.2%})"
+        in lines[-1]
+    )
     assert f"{worst:.0e}" in lines[-1]
 
 
@@ -191,12 +220,20 @@ def test_picture(tmp_path):
         assert len(picture.convert("RGB").getcolors(2**21)) > 1000
 
 
-@pytest.mark.parametrize("widths", [(32, 24, 16, 24, 16), (64, 48, 32, 48, 32), (200, 100, 1, 1, 7), (1, 1, 1, 1, 1)])
+@pytest.mark.parametrize(
+    "widths", [(32, 24, 16, 24, 16), (64, 48, 32, 48, 32), (200, 100, 1, 1, 7), (1, 1, 1, 1, 1)]
+)
 def test_all_maps_have_room(widths):
-    channels = {"image": 1, **dict(zip(("conv1.0", "conv1.1", "conv2", "conv3", "conv4"), widths, strict=True))}
+    channels = {
+        "image": 1,
+        **dict(zip(("conv1.0", "conv1.1", "conv2", "conv3", "conv4"), widths, strict=True)),
+    }
     channels |= {"conv5": 10, "gap": 10}
     empty = torch.empty(0)
-    stops = [Stop(f"{name}.x", "", "", torch.empty(number, 1, 1), empty, 0.0) for name, number in channels.items()]
+    stops = [
+        Stop(f"{name}.x", "", "", torch.empty(number, 1, 1), empty, 0.0)
+        for name, number in channels.items()
+    ]
     boxes = _boxes([*stops, Stop("flatten", "", "", torch.empty(10), empty, 0.0)])
     assert list(boxes) == [*channels, "flatten"]
     for (left, width, _), (right, _, _) in pairwise([*boxes.values(), (1920, 0, 0)]):

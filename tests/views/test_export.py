@@ -24,7 +24,13 @@ from cnnbp.model.network import Network
 from cnnbp.training.restore import restore
 from cnnbp.views.export import DATASETS, FORMATS, Deployed, accuracy, export, largest_difference
 
-SMALL = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100", "data.val_size=5000", "optimizer=adamw")
+SMALL = (
+    "trainer=smoke",
+    "data.batch_size=16",
+    "data.eval_batch_size=100",
+    "data.val_size=5000",
+    "optimizer=adamw",
+)
 SUFFIXES = {"onnx": ".onnx", "safetensors": ".safetensors", "torch": ".pt2"}
 
 
@@ -68,7 +74,9 @@ def sections(path):
 def play(snippet, **given):
     """Run a snippet with some of its assignments replaced; return its logits."""
     for name in given:
-        snippet, count = re.subn(rf"^{name} = .*$", f"{name} = given['{name}']", snippet, flags=re.MULTILINE)
+        snippet, count = re.subn(
+            rf"^{name} = .*$", f"{name} = given['{name}']", snippet, flags=re.MULTILINE
+        )
         assert count == 1
     names = {"given": given}
     exec(snippet, names)
@@ -78,7 +86,9 @@ def play(snippet, **given):
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_the_snippet_on_the_card_computes_what_the_run_does(run, exported, monkeypatch, format):
     path, printed = exported(format)
-    assert sorted(file.name for file in path.parent.iterdir()) == sorted([path.name, f"{path.name}.md"])
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted(
+        [path.name, f"{path.name}.md"]
+    )
     told = re.fullmatch(r"(.*): within (\S+) of torch's logits on 1,000 test images\n", printed)
     assert told[1] == str(path)
     assert f"within {told[2]} of PyTorch's" in sections(path)[""]
@@ -91,7 +101,9 @@ def test_the_snippet_on_the_card_computes_what_the_run_does(run, exported, monke
     with torch.no_grad():
         wanted = model(data.normalise(torch.from_numpy(raw).float()))
         for size in (1, 2, 7, 1000):
-            logits = play(snippet, images=raw[:size] if format == "onnx" else torch.from_numpy(raw[:size]))
+            logits = play(
+                snippet, images=raw[:size] if format == "onnx" else torch.from_numpy(raw[:size])
+            )
             torch.testing.assert_close(logits, wanted[:size], rtol=0, atol=1e-4)
 
 
@@ -106,7 +118,9 @@ def test_the_largest_difference_is_over_all_images_and_batch_sizes():
 
     assert largest_difference(run, images, wanted) == pytest.approx(0.5)
     assert np.isnan(
-        largest_difference(lambda batch: run(batch) * (torch.nan if len(batch) == 7 else 1), images, wanted)
+        largest_difference(
+            lambda batch: run(batch) * (torch.nan if len(batch) == 7 else 1), images, wanted
+        )
     )
 
 
@@ -119,7 +133,10 @@ def test_onnx_is_one_file_that_says_what_it_takes(exported):
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
     (images,), (logits,) = model.graph.input, model.graph.output
-    for value, name, shape, kind in (images, "images", ["batch", 1, 28, 28], 2), (logits, "logits", ["batch", 10], 1):
+    for value, name, shape, kind in (
+        (images, "images", ["batch", 1, 28, 28], 2),
+        (logits, "logits", ["batch", 10], 1),
+    ):
         tensor = value.type.tensor_type
         assert (value.name, tensor.elem_type) == (name, kind)  # 1 is float32, 2 is uint8
         assert [size.dim_param or size.dim_value for size in tensor.shape.dim] == shape
@@ -154,7 +171,12 @@ def test_no_folder_of_this_machine_is_told(exported, format):
 def test_other_networks_and_statistics(tmp_path, format):
     need(format)
     torch.manual_seed(2)
-    options = {"widths": (4, 8, 4, 4, 4), "norm": "group", "activation": "gelu", "order": "norm_activation"}
+    options = {
+        "widths": (4, 8, 4, 4, 4),
+        "norm": "group",
+        "activation": "gelu",
+        "order": "norm_activation",
+    }
     options |= {"head": "linear"}
     deployed = Deployed(Network(**options), DataModule(mean=0.286, std=0.353))
     images = torch.randint(256, (1000, 1, 28, 28), dtype=torch.uint8)
@@ -167,11 +189,16 @@ def test_other_networks_and_statistics(tmp_path, format):
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_what_computes_something_else_is_refused(run, tmp_path, monkeypatch, capfd, format):
     need(format)
-    monkeypatch.setattr(Deployed, "forward", lambda self, images: self.network(images / 255))  # no mean, no deviation
+    monkeypatch.setattr(
+        Deployed, "forward", lambda self, images: self.network(images / 255)
+    )  # no mean, no deviation
     with pytest.raises(SystemExit) as exit, in_one_line():
         export(run, format, tmp_path / f"net{SUFFIXES[format]}")
     # a text as the code means exit status 1
-    assert re.fullmatch(r"error: .*: not written, it differs from torch by .*; give another --format", exit.value.code)
+    assert re.fullmatch(
+        r"error: .*: not written, it differs from torch by .*; give another --format",
+        exit.value.code,
+    )
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
 
@@ -182,7 +209,9 @@ def test_by_default_the_file_lies_in_the_run_and_outlives_a_refusal(run, tmp_pat
     written = [tmp_path / "run" / "model.safetensors", tmp_path / "run" / "model.safetensors.md"]
     assert export(tmp_path / "run", "safetensors") == written[0]
     before = [file.read_bytes() for file in written]
-    monkeypatch.setattr(Deployed, "forward", lambda self, images: self.network(images.float()) * torch.nan)
+    monkeypatch.setattr(
+        Deployed, "forward", lambda self, images: self.network(images.float()) * torch.nan
+    )
     with pytest.raises(UserError, match="differs from torch by nan"):
         export(tmp_path / "run", "safetensors")
     assert [file.read_bytes() for file in written] == before
@@ -215,7 +244,10 @@ def test_the_card_tells_the_run(run, exported):
     assert "| epochs, batch size | 1, 16 |" in training
     assert "| optimizer | AdamW(lr=0.001, weight_decay=0.01, fused=True) |" in training
     assert "| learning rate schedule | none |" in training
-    assert "Network(widths=[32, 24, 16, 24, 16], dropout=[0.05, 0.1, 0.1, 0.1], activation=relu" in training
+    assert (
+        "Network(widths=[32, 24, 16, 24, 16], dropout=[0.05, 0.1, 0.1, 0.1], activation=relu"
+        in training
+    )
     assert f"    python train.py {' '.join(SMALL)}\n" in training + "\n"
     assert "CC BY-SA 3.0" in card["Licences"]
 
@@ -229,7 +261,9 @@ def copy(run, directory, seed, accuracy, **changes):
         OmegaConf.update(config, key, value)
     OmegaConf.save(config, record)
     result = json.loads((run / "result.json").read_text())
-    (directory / "result.json").write_text(json.dumps(result | {"seed": seed, "accuracy": accuracy}))
+    (directory / "result.json").write_text(
+        json.dumps(result | {"seed": seed, "accuracy": accuracy})
+    )
 
 
 def test_runs_that_differ_by_seed_are_taken_together(run, tmp_path):
@@ -242,7 +276,9 @@ def test_runs_that_differ_by_seed_are_taken_together(run, tmp_path):
     (tmp_path / "unfinished" / "result.json").unlink()
     (tmp_path / "leaderboard.csv").touch()
     mean, deviation = statistics.mean(scores.values()), np.std(list(scores.values()), ddof=1)
-    spread = f"{mean:.2%} +- {deviation:.2%} over n = 3 seeds (1, 2, 10), mean and standard deviation."
+    spread = (
+        f"{mean:.2%} +- {deviation:.2%} over n = 3 seeds (1, 2, 10), mean and standard deviation."
+    )
     own, together = accuracy(tmp_path / "seed=1", "last")
     assert own.startswith("99.12% of the test images")
     assert together == spread
@@ -254,7 +290,9 @@ def test_runs_that_differ_by_seed_are_taken_together(run, tmp_path):
         f"{trial['val_accuracy']:.2%} of the validation images (seed 1).",
         spread,
     ]
-    assert accuracy(tmp_path / "unfinished", "last")[0] == "Not known, because the run is unfinished."
+    assert (
+        accuracy(tmp_path / "unfinished", "last")[0] == "Not known, because the run is unfinished."
+    )
 
 
 def test_mistakes_are_told_with_their_mending(run, tmp_path, monkeypatch):
@@ -264,7 +302,12 @@ def test_mistakes_are_told_with_their_mending(run, tmp_path, monkeypatch):
 
     mistake(r"nowhere: no run here", tmp_path / "nowhere", "torch")
     mistake(r"net\.md: --format torch writes \*\.pt2 files", run, "torch", tmp_path / "net.md")
-    mistake(r"missing is no directory .*; mkdir -p .*missing$", run, "torch", tmp_path / "missing" / "net.pt2")
+    mistake(
+        r"missing is no directory .*; mkdir -p .*missing$",
+        run,
+        "torch",
+        tmp_path / "missing" / "net.pt2",
+    )
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "onnx", None)
     mistake(r"--format onnx needs onnx, .*onnxruntime; pip install 'cnnbp\[export\]'", run, "onnx")

@@ -57,7 +57,8 @@ class Page(HTMLParser):
         return [
             (own, text.strip())
             for name, own, text in self.elements
-            if name == tag and all(own.get(key.rstrip("_")) == value for key, value in attributes.items())
+            if name == tag
+            and all(own.get(key.rstrip("_")) == value for key, value in attributes.items())
         ]
 
     def texts(self, tag, **attributes):
@@ -88,7 +89,11 @@ def page(run):
 @pytest.fixture
 def copy(run, tmp_path):
     """A copy of the run, to be spoilt, without its checkpoints and its report."""
-    return Path(shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("*.ckpt", "report.html")))
+    return Path(
+        shutil.copytree(
+            run, tmp_path / "copy", ignore=shutil.ignore_patterns("*.ckpt", "report.html")
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +110,12 @@ def test_the_key_figures_are_those_of_the_result(run, page):
     shown = dict(zip(page.texts("dt"), page.texts("dd"), strict=True))
     assert shown["test accuracy"] == f"{result['accuracy']:.2%}"
     assert shown["validation loss"] == f"{result['val_loss']:.4f}"
-    assert (shown["epochs"], shown["steps"], shown["parameters"], shown["seed"]) == ("2", "4", "19,866", "1")
+    assert (shown["epochs"], shown["steps"], shown["parameters"], shown["seed"]) == (
+        "2",
+        "4",
+        "19,866",
+        "1",
+    )
     assert shown["samples/s"] == f"{result['samples_per_second']:,.0f}"
     assert page.texts("h1")[0].startswith(f"{run}: {result['accuracy']:.2%}")
     assert page.texts("code") == [
@@ -128,8 +138,13 @@ def test_the_curves_hold_every_logged_value_at_its_height(run, page):
     for column, key in columns.items():
         wanted = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
         assert wanted
-        assert [dot[:2] for dot in dots[key]] == [(step, pytest.approx(value, rel=1e-5)) for step, value in wanted]
-    for measured in ([key for key in dots if key[1]], [("training", False), ("validation", False), ("test", False)]):
+        assert [dot[:2] for dot in dots[key]] == [
+            (step, pytest.approx(value, rel=1e-5)) for step, value in wanted
+        ]
+    for measured in (
+        [key for key in dots if key[1]],
+        [("training", False), ("validation", False), ("test", False)],
+    ):
         heights = sorted((number, -cy) for key in measured for _, number, cy in dots[key])
         assert heights == sorted(heights, key=lambda dot: dot[1])
 
@@ -140,7 +155,9 @@ def test_the_confusion_matrix_is_that_of_the_last_weights(run, page):
     _, data, model = restore(run)
     mnist = embedded_mnist()
     with torch.no_grad():
-        logits = torch.cat([model(data.normalise(part[:, None].float())) for part in mnist.test_images.split(1000)])
+        logits = torch.cat(
+            [model(data.normalise(part[:, None].float())) for part in mnist.test_images.split(1000)]
+        )
     cells = page.source.partition('<table class="matrix">')[2].partition("</table>")[0]
     rows = [re.findall(r"<td[^>]*>(\d*)</td>", row) for row in cells.split("<tr>")[2:]]
     shown = torch.tensor([[int(cell or 0) for cell in row] for row in rows])
@@ -166,7 +183,9 @@ def test_the_page_needs_nothing_else_and_describes_its_pictures(run, page):
 def test_what_comes_from_files_is_escaped(copy):
     for name in ("hydra.yaml", "config.yaml"):
         file = copy / ".hydra" / name
-        file.write_text(file.read_text().replace("name=run", f"name='{HOSTILE}'") + f"\n# {HOSTILE}\n")
+        file.write_text(
+            file.read_text().replace("name=run", f"name='{HOSTILE}'") + f"\n# {HOSTILE}\n"
+        )
     (copy / "result.json").unlink()
     (copy / "error.txt").write_text(f"ValueError: {HOSTILE}\n")
     page = Page(report(copy))
@@ -191,7 +210,9 @@ def test_a_run_without_checkpoint_and_curves_says_so(copy):
     (copy / "metrics.csv").unlink()
     page = Page(report(copy))
     assert not page.all("circle")
-    assert re.search("are missing: checkpoint .*last.ckpt: no such file", page.texts("p", class_="warn")[1])
+    assert re.search(
+        "are missing: checkpoint .*last.ckpt: no such file", page.texts("p", class_="warn")[1]
+    )
     assert "data.val_size=5000" in page.texts("code")[0]
 
 
@@ -238,7 +259,9 @@ def test_mistakes_of_the_user_are_one_line(tmp_path, copy, monkeypatch):
     assert not (copy / "report.html").exists()
 
 
-@pytest.mark.parametrize(("low", "high"), [(1e-6, 3e3), (0.017, 0.4), (0.0058, 0.0061), (0.3, 0.3), (0.09, 0.1)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(1e-6, 3e3), (0.017, 0.4), (0.0058, 0.0061), (0.3, 0.3), (0.09, 0.1)]
+)
 def test_ticks_are_few_and_lie_on_the_axis(low, high):
     ticks = _log_ticks(low, high)
     assert ticks == sorted(ticks)

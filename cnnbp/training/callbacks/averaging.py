@@ -20,13 +20,19 @@ class Average(WeightAveraging):
 
     def _move(self, averages: list[Tensor], values: list[Tensor], updates: Tensor) -> None:
         if averages[0].is_floating_point():
-            steps = self._latest_update_step  # known here; reading `updates` would wait for the device
+            steps = (
+                self._latest_update_step
+            )  # known here; reading `updates` would wait for the device
             torch._foreach_lerp_(averages, values, 1 - min(self.decay, (1 + steps) / (10 + steps)))
         else:
             torch._foreach_copy_(averages, values)  # BatchNorm's count of batches
 
     def on_fit_start(self, trainer, module):
-        self._average_model.module.to(module.device)  # Lightning made it before the model was moved there
+        self._average_model.module.to(
+            module.device
+        )  # Lightning made it before the model was moved there
 
     def on_fit_end(self, trainer, module):
-        self._copy_average_to_current(module)  # Lightning leaves it out where there was nothing left to train
+        self._copy_average_to_current(
+            module
+        )  # Lightning leaves it out where there was nothing left to train

@@ -37,7 +37,10 @@ class Checkpoints(Checkpoint):
     @property
     def newest(self) -> Path | None:
         """The last checkpoint, where there is one."""
-        return next((path for path in (self.directory / LAST, self.directory / PREVIOUS) if path.exists()), None)
+        return next(
+            (path for path in (self.directory / LAST, self.directory / PREVIOUS) if path.exists()),
+            None,
+        )
 
     def state_dict(self):
         return {"best_accuracy": self.best_accuracy}
@@ -47,7 +50,9 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer, module):
         # a run that goes on from the one before the last found the last one damaged, and must not keep that
-        self.keep = None if trainer.ckpt_path and Path(trainer.ckpt_path).name == PREVIOUS else PREVIOUS
+        self.keep = (
+            None if trainer.ckpt_path and Path(trainer.ckpt_path).name == PREVIOUS else PREVIOUS
+        )
         self.saved = time.monotonic()
         on_stop(self._on_signal)  # in the place of Lightning's handlers
 

@@ -11,13 +11,23 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from cnnbp.figures.network_images import confusion_matrix, feature_maps, filters, gray, worst_mistakes
+from cnnbp.figures.network_images import (
+    confusion_matrix,
+    feature_maps,
+    filters,
+    gray,
+    worst_mistakes,
+)
 
 FIXED_IMAGES = 100  # the first of the split that is evaluated after each epoch
 EMBEDDED_IMAGES = 1000
 LAYOUT = {
-    "training beside evaluation": {name: ["Multiline", [f"^{name}/"]] for name in ("loss", "accuracy")},
-    "components": {name: ["Multiline", [f"^{name}/"]] for name in ("gradient", "update_ratio", "dead")},
+    "training beside evaluation": {
+        name: ["Multiline", [f"^{name}/"]] for name in ("loss", "accuracy")
+    },
+    "components": {
+        name: ["Multiline", [f"^{name}/"]] for name in ("gradient", "update_ratio", "dead")
+    },
 }
 
 
@@ -42,7 +52,9 @@ class Dashboard(Callback):
     def on_train_start(self, trainer, module):
         for board in _boards(trainer):
             board.add_custom_scalars(LAYOUT)
-        self.on_train_epoch_start(trainer, module)  # Lightning leaves it out where a run continues mid-epoch
+        self.on_train_epoch_start(
+            trainer, module
+        )  # Lightning leaves it out where a run continues mid-epoch
 
     def on_train_epoch_start(self, trainer, module):
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
@@ -53,8 +65,12 @@ class Dashboard(Callback):
         if self.boards and trainer.is_last_batch:
             parameters = dict(module.network.named_parameters())
             # copies: the step changes the weights in place, and clipping the gradients
-            self.before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-            self.gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
+            self.before = {
+                name: parameter.detach().clone() for name, parameter in parameters.items()
+            }
+            self.gradients = {
+                name: p.grad.clone() for name, p in parameters.items() if p.grad is not None
+            }
 
     def on_validation_epoch_start(self, trainer, module):
         self.evaluated = []
@@ -72,31 +88,49 @@ class Dashboard(Callback):
         maps = activations(network, images)
         scalars = step_scalars(network, self.before, self.gradients) | state_scalars(network, maps)
         first = np.unique(labels.cpu(), return_index=True)[1]  # one image of each class
-        pictures = {f"features/{name}": feature_maps(images[first].cpu(), x[first]) for name, x in maps.items()}
+        pictures = {
+            f"features/{name}": feature_maps(images[first].cpu(), x[first])
+            for name, x in maps.items()
+        }
         pictures[f"features/{next(iter(weights))}_filters"] = filters(next(iter(weights.values())))
         curves = {}
         if self.evaluated:
-            logits, labels, wrong = (torch.cat(parts).cpu() for parts in zip(*self.evaluated, strict=True))
+            logits, labels, wrong = (
+                torch.cat(parts).cpu() for parts in zip(*self.evaluated, strict=True)
+            )
             pictures["evaluation/confusion_matrix"] = confusion_matrix(logits, labels)
             pictures["evaluation/worst_mistakes"] = worst_mistakes(logits, labels, wrong)
             probabilities = logits.softmax(1).nan_to_num()
-            curves = {f"precision_recall/{c}": (labels == c, probabilities[:, c]) for c in range(10)}
+            curves = {
+                f"precision_recall/{c}": (labels == c, probabilities[:, c]) for c in range(10)
+            }
         histograms = {f"weight/{name}": weight for name, weight in weights.items()}
-        histograms |= {f"weight_gradient/{k}": w for k, w in convolution_weights(network, self.gradients).items()}
+        histograms |= {
+            f"weight_gradient/{k}": w
+            for k, w in convolution_weights(network, self.gradients).items()
+        }
         for board in self.boards:
             _write(board, trainer.global_step, scalars, histograms, pictures, curves)
 
     def on_train_end(self, trainer, module):
         if self.embedding:
             images, labels = _evaluated_images(trainer.datamodule, EMBEDDED_IMAGES)
-            *_, features, _ = activations(module.network, images).values()  # of the block before the classes
+            *_, features, _ = activations(
+                module.network, images
+            ).values()  # of the block before the classes
             for board in _boards(trainer):
                 board.add_embedding(
-                    features.mean((2, 3)), labels.tolist(), gray(images), trainer.global_step, tag="features"
+                    features.mean((2, 3)),
+                    labels.tolist(),
+                    gray(images),
+                    trainer.global_step,
+                    tag="features",
                 )
 
 
-def convolution_weights(network: nn.Module, values: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+def convolution_weights(
+    network: nn.Module, values: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """The weight of each component's convolution, or what `values` holds under the weight's name."""
     values = dict(network.named_parameters()) if values is None else values
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
@@ -104,7 +138,9 @@ def convolution_weights(network: nn.Module, values: dict[str, Tensor] | None = N
     return {name.removesuffix(".conv"): values[f"{name}.weight"].detach() for name in kept}
 
 
-def step_scalars(network: nn.Module, before: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+def step_scalars(
+    network: nn.Module, before: dict[str, Tensor], gradients: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """How strongly a step pulled at each component and how far it moved it.
 
     Args:
@@ -186,4 +222,10 @@ def _image_summary(name: str, picture: Image.Image) -> Summary:
     png = io.BytesIO()
     picture.save(png, "PNG", compress_level=1)
     size = {"width": picture.width, "height": picture.height, "colorspace": len(picture.getbands())}
-    return Summary(value=[Summary.Value(tag=name, image=Summary.Image(**size, encoded_image_string=png.getvalue()))])
+    return Summary(
+        value=[
+            Summary.Value(
+                tag=name, image=Summary.Image(**size, encoded_image_string=png.getvalue())
+            )
+        ]
+    )

@@ -50,11 +50,15 @@ class Finite(Callback):
     def on_train_start(self, trainer, module):
         factor = self.factor ** (self.rolled_back - self.rolled_back_when_saved)
         for group in trainer.optimizers[0].param_groups:
-            for key in {"lr", "initial_lr", "max_lr", "min_lr"} & set(group):  # the last three are the schedules' own
+            for key in {"lr", "initial_lr", "max_lr", "min_lr"} & set(
+                group
+            ):  # the last three are the schedules' own
                 group[key] *= factor
         for schedule in trainer.lr_scheduler_configs:
             if hasattr(schedule.scheduler, "base_lrs"):
-                schedule.scheduler.base_lrs = [rate * factor for rate in schedule.scheduler.base_lrs]
+                schedule.scheduler.base_lrs = [
+                    rate * factor for rate in schedule.scheduler.base_lrs
+                ]
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.steps.append(trainer.global_step)
@@ -71,13 +75,20 @@ class Finite(Callback):
 
     def _check(self, trainer, weights_are_finite: bool = True) -> None:
         losses = torch.stack(self.losses).tolist() if self.losses else []
-        wrong = [(f"the loss is {x}", step) for x, step in zip(losses, self.steps, strict=True) if not isfinite(x)]
+        wrong = [
+            (f"the loss is {x}", step)
+            for x, step in zip(losses, self.steps, strict=True)
+            if not isfinite(x)
+        ]
         if not weights_are_finite:
             wrong.append(("a weight is not finite", trainer.global_step))
         self.steps, self.losses = [], []
         # in one process a loss may go wrong a step before it does in another
         if trainer.strategy.reduce_boolean_decision(bool(wrong), all=False):
-            self._give_up(trainer, *(wrong or [("the loss of another process is not finite", trainer.global_step)])[0])
+            self._give_up(
+                trainer,
+                *(wrong or [("the loss of another process is not finite", trainer.global_step)])[0],
+            )
 
     def _give_up(self, trainer, what: str, step: int) -> None:
         rate = trainer.optimizers[0].param_groups[0]["lr"]

@@ -16,14 +16,20 @@ class Progress(Callback):
     """Shows a moving bar on a terminal; logs one bar line and one result line an epoch everywhere."""
 
     def on_train_start(self, trainer, module):
-        self.on_train_epoch_start(trainer, module)  # Lightning leaves it out where a run continues mid-epoch
+        self.on_train_epoch_start(
+            trainer, module
+        )  # Lightning leaves it out where a run continues mid-epoch
 
     def on_train_epoch_start(self, trainer, module):
         self.start = self.shown = time.monotonic()
         # where a launcher sends the log to a file alone, it shows itself how far its jobs are
-        told = any(type(handler) is logging.StreamHandler for handler in logging.getLogger().handlers)
+        told = any(
+            type(handler) is logging.StreamHandler for handler in logging.getLogger().handlers
+        )
         hidden = not (told and trainer.is_global_zero and sys.stderr.isatty())
-        self.bar = tqdm(total=trainer.num_training_batches, leave=False, disable=hidden, mininterval=0)
+        self.bar = tqdm(
+            total=trainer.num_training_batches, leave=False, disable=hidden, mininterval=0
+        )
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         now = time.monotonic()
@@ -36,7 +42,10 @@ class Progress(Callback):
         if last:
             self.bar.close()
             _tell(
-                trainer, tqdm.format_meter(batch_idx + 1, trainer.num_training_batches, now - self.start, prefix=title)
+                trainer,
+                tqdm.format_meter(
+                    batch_idx + 1, trainer.num_training_batches, now - self.start, prefix=title
+                ),
             )
         else:
             self.bar.set_description_str(title, refresh=False)
@@ -56,7 +65,9 @@ class Progress(Callback):
 
 
 def _result_line(trainer, stage: str) -> str:
-    loss, accuracy = (trainer.callback_metrics[f"{name}/{stage}"].item() for name in ("loss", "accuracy"))
+    loss, accuracy = (
+        trainer.callback_metrics[f"{name}/{stage}"].item() for name in ("loss", "accuracy")
+    )
     batches = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
     data = trainer.datamodule
     seen = min(len(data.splits[stage][1]), sum(batches) * data.eval_batch_size)

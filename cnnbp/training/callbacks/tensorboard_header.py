@@ -30,7 +30,9 @@ class Board(Callback):
         step = trainer.global_step
         start = Event(step=step + 1 if step else 0, session_log=SessionLog(status=SessionLog.START))
         for logger in _boards(trainer):
-            logger.experiment.file_writer.add_event(start)  # points from there on, of a killed process, are dropped
+            logger.experiment.file_writer.add_event(
+                start
+            )  # points from there on, of a killed process, are dropped
             if step == 0:
                 # four blanks make it a code block in Markdown
                 lines = self.config_file.read_text().splitlines()
@@ -46,7 +48,10 @@ class Board(Callback):
             logger.experiment.filename_suffix = ".test"
 
     def on_test_end(self, trainer, module):
-        results = {f"hp/{name}": trainer.callback_metrics[f"{name}/test"].item() for name in ("accuracy", "loss")}
+        results = {
+            f"hp/{name}": trainer.callback_metrics[f"{name}/test"].item()
+            for name in ("accuracy", "loss")
+        }
         for logger in _boards(trainer):
             logger.log_hyperparams(self.hyperparameters, results, trainer.global_step)
 

@@ -15,14 +15,19 @@ class Speed(Callback):
 
     def state_dict(self):
         seconds = time.perf_counter() - self.start
-        return {"total": dict(self.total), "epoch": [self.learning_rate, self.epoch_samples, seconds]}
+        return {
+            "total": dict(self.total),
+            "epoch": [self.learning_rate, self.epoch_samples, seconds],
+        }
 
     def load_state_dict(self, state):
         self.total = dict(state["total"])
         self.learning_rate, self.epoch_samples, self.epoch_seconds = state["epoch"]
 
     def on_train_start(self, trainer, module):
-        self.start = time.perf_counter() - self.epoch_seconds  # of an epoch that is continued in its middle
+        self.start = (
+            time.perf_counter() - self.epoch_seconds
+        )  # of an epoch that is continued in its middle
 
     def on_train_epoch_start(self, trainer, module):
         self.learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
