@@ -186,7 +186,7 @@ def explain(arguments: argparse.Namespace) -> None:
         Path("." if arguments.untrained is not None else source) / "explain.png"
     )
     explain(
-        network, image, data.normalise, config.optimizer.lr, title, label, plot, arguments.animate
+        network, image, data.prepare, config.optimizer.lr, title, label, plot, arguments.animate
     )
 
 

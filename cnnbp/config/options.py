@@ -140,8 +140,6 @@ RULES = {
     "data.root": TEXT,
     "data.seed": SEED,
     "data.augment": BUILT_OR_EMPTY,
-    "data.mean": FRACTION,
-    "data.std": POSITIVE,
     "data.batch_size": whole(1, 60_000),
     "data.eval_batch_size": whole(1, 60_000),
     "data.val_size": whole(0, 59_999),

@@ -2,33 +2,37 @@
 
 from collections.abc import Callable
 
+import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from cnnbp.data import datasets
 from cnnbp.data.batches import Batches
+from cnnbp.data.datasets import DATASETS
 from cnnbp.errors import UserError
 
 
 class DataModule(LightningDataModule):
-    """Ten classes of 28 x 28 images: training, validation and test splits on the device of the trainer.
+    """Training, validation and test images of a data set, on the device of the trainer.
 
     Args:
-        dataset: MNIST (embedded in the package) or FashionMNIST, KMNIST, QMNIST (by torchvision, under `root`).
-        mean, std: of the training pixels, scaled to [0, 1].
+        dataset: a key of `DATASETS`; MNIST is part of the package, torchvision downloads the others.
+        root: the folder of a data set that is not part of the package.
         batch_size: training images a step, over all processes.
-        val_size: how many training images to hold out, the last ones for every seed: MNIST is stored writer by
-            writer, so that these are of other writers than the training images, as the test images are. With 0 the
-            test set is evaluated after each epoch instead, and nothing may be selected by it.
-        augment: maps training images (N, 1, 28, 28), float32 in [0, 255], to the same.
+        eval_batch_size: images at a time in validation and test, over all processes.
+        val_size: how many training images to hold out, the last ones for every seed: MNIST is
+            stored writer by writer, so that these are of other writers than the training images,
+            as the test images are. With 0 the test set is evaluated after each epoch instead, and
+            nothing may be selected by it.
+        augment: maps training images (N, C, H, W), float32 in [0, 255], to the same.
+
+    Raises:
+        UserError: there is no such data set.
     """
 
     def __init__(
         self,
         dataset: str = "MNIST",
         root: str = "data",
-        mean: float = 0.1307,
-        std: float = 0.3081,
         batch_size: int = 128,
         eval_batch_size: int = 250,
         val_size: int = 0,
@@ -36,10 +40,12 @@ class DataModule(LightningDataModule):
         augment: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__()
-        self.dataset, self.root, self.mean, self.std = dataset, root, mean, std
+        if dataset not in DATASETS:
+            raise UserError(f"data.dataset={dataset}: must be one of {', '.join(DATASETS)}")
+        self.dataset, self.root = DATASETS[dataset], root
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
         self.seed, self.augment = seed, augment
-        self.splits = {}
+        self.splits: dict[str, tuple[Tensor, Tensor]] = {}
 
     @property
     def epoch_stage(self) -> str:
@@ -49,12 +55,7 @@ class DataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if self.splits:
             return
-        embedded = self.dataset == "MNIST"
-        data = (
-            datasets.embedded_mnist()
-            if embedded
-            else datasets.torchvision_images(self.dataset, self.root)
-        )
+        data = self.dataset.load(self.root)
         if self.val_size >= len(data.train_labels):
             raise UserError(
                 f"data.val_size={self.val_size}: must be less than the {len(data.train_labels)} training images"
@@ -109,11 +110,28 @@ class DataModule(LightningDataModule):
         self, batch: tuple[Tensor, Tensor], dataloader_idx: int
     ) -> tuple[Tensor, Tensor]:
         images, labels = batch
-        images = images.unsqueeze(1).float()
+        pixels = self.as_pixels(images)
         if self.augment and self.trainer.training:
-            images = self.augment(images)
-        return self.normalise(images), labels
+            pixels = self.augment(pixels)
+        return self.normalise(pixels), labels
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Map pixels in [0, 255] to mean 0 and standard deviation 1 over the training set."""
-        return (images - 255 * self.mean) / (255 * self.std)
+    def prepare(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Turn stored images into the network's input.
+
+        Args:
+            images: (N, H, W) or (N, C, H, W), uint8.
+
+        Returns:
+            (N, C, H, W) of `dtype`; over the training images of mean 0 and standard deviation 1.
+        """
+        return self.normalise(self.as_pixels(images, dtype))
+
+    def as_pixels(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Map images (N, H, W) or (N, C, H, W), uint8, to (N, C, H, W) of `dtype`, in [0, 255]."""
+        if images.ndim == 3:
+            images = images.unsqueeze(1)
+        return images.to(dtype)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Map pixels in [0, 255] to mean 0 and standard deviation 1 over the training images."""
+        return (pixels - 255 * self.dataset.mean) / (255 * self.dataset.std)

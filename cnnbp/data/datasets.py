@@ -1,14 +1,10 @@
-"""Where images come from: the embedded MNIST, or a data set that torchvision knows, on disk or downloaded."""
+"""What each data set is, defined once, and how its images come into memory."""
 
-import gzip
 import hashlib
 import io
-import os
-import shutil
-import socket
-import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
-from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,42 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cnnbp.data.idx_files import MNIST_FILES, QMNIST_FILES, read_or_download
 from cnnbp.errors import UserError
 
-MNIST_FILE = Path(__file__).with_name("mnist.npz")
+MNIST_ARCHIVE = Path(__file__).with_name("mnist.npz")
 MNIST_SHA256 = "c8ca71ad62d22263ab46d0b5a815db8a64618c94fa6e7bc9f48a2c68964b1f12"
+QMNIST_TEST_IMAGES = 10_000  # the first ones match MNIST's, image by image
 
-# torchvision's class: the name as in data=..., and its four files in the order of Images
-MNIST_NAMES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-QMNIST_NAMES = (
-    "qmnist-train-images-idx3-ubyte",
-    "qmnist-train-labels-idx2-int",
-    "qmnist-test-images-idx3-ubyte",
-    "qmnist-test-labels-idx2-int",
-)
-DATASETS = {
-    "FashionMNIST": ("fashion_mnist", MNIST_NAMES),
-    "KMNIST": ("kmnist", MNIST_NAMES),
-    "QMNIST": ("qmnist", QMNIST_NAMES),
-}
-
-# how a file's name ends: its magic number, dimensions and type
-IDX_KINDS = {
-    "idx3-ubyte": (2051, 3, "u1"),
-    "idx1-ubyte": (2049, 1, "u1"),
-    "idx2-int": (3074, 2, ">i4"),
-}
-
-TIMEOUT = 30  # seconds without a byte after which a download is given up; torchvision itself would wait for ever
+DIGITS = tuple("0123456789")
 
 
 class Images(NamedTuple):
-    """A data set in memory: images uint8 (N, 28, 28), labels int64 (N,) in 0..9."""
+    """A data set in memory: images uint8 (N, H, W), labels int64 (N,) in [0, number of classes)."""
 
     train_images: Tensor
     train_labels: Tensor
@@ -59,124 +31,159 @@ class Images(NamedTuple):
     test_labels: Tensor
 
 
-@cache
-def embedded_mnist() -> Images:
-    """Read the packaged MNIST, once for all the jobs of a sweep: 60,000 training and 10,000 test images.
+@dataclass(frozen=True)
+class DataSet:
+    """The facts of a data set.
 
-    Raises:
-        UserError: the file is missing or its SHA-256 is wrong.
+    Attributes:
+        name: as in `data.dataset=NAME`, which is torchvision's name of it.
+        choice: as in `data=CHOICE`.
+        description: what the images show.
+        notice: author and licence, as the licence asks to name them.
+        class_names: by label.
+        mean, std: over all training pixels, scaled to [0, 1].
+        read: reads the arrays of `Images` in their order, from the folder that `data.root` names.
     """
-    remedy = "reinstall cnnbp, or in a clone run: git checkout -- cnnbp/data/mnist.npz"
-    try:
-        raw = MNIST_FILE.read_bytes()
-    except OSError as error:
-        raise UserError(f"{MNIST_FILE}: cannot be read ({error.strerror}); {remedy}") from None
-    if hashlib.sha256(raw).hexdigest() != MNIST_SHA256:
-        raise UserError(f"{MNIST_FILE}: damaged (its SHA-256 is wrong); {remedy}")
-    with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
-        return _images("data=mnist", [arrays[name] for name in Images._fields])
 
+    name: str
+    choice: str
+    description: str
+    notice: str
+    class_names: tuple[str, ...]
+    mean: float
+    std: float
+    read: Callable[[Path], list[np.ndarray]]
+    channels: int = 1
+    image_size: int = 28
 
-def torchvision_images(dataset: str, root: str | Path) -> Images:
-    """Read a key of `DATASETS` from its four IDX files, downloading them when they are not there.
+    def load(self, root: str | Path) -> Images:
+        """Read all images into memory; what is not in `root` is downloaded there.
 
-    The files, plain or .gz, are looked for in `root/<dataset>/raw` (torchvision's place), then in `root` itself.
-    QMNIST gives the 10,000 test images that match MNIST's.
+        Raises:
+            UserError: the files are damaged, or neither there nor to be had, or of another shape.
+        """
+        arrays = self.read(Path(root).expanduser())
+        self._check(*arrays[:2], "training")
+        self._check(*arrays[2:], "test")
+        train_images, train_labels, test_images, test_labels = arrays
+        return Images(
+            _tensor(train_images, np.uint8),
+            _tensor(train_labels, np.int64),
+            _tensor(test_images, np.uint8),
+            _tensor(test_labels, np.int64),
+        )
 
-    Raises:
-        UserError: unknown data set, damaged files, or files that are neither there nor to be had.
-    """
-    if dataset not in DATASETS:
-        raise UserError(f"data.dataset={dataset}: must be one of {', '.join(DATASETS)}")
-    root = Path(root).expanduser()
-    arrays = [_read_idx(path) for path in _find(dataset, root) or _download(dataset, root)]
-    if dataset == "QMNIST":  # column 0 is the digit, the others say who wrote it
-        arrays = [arrays[0], arrays[1][:, 0], arrays[2][:10_000], arrays[3][:10_000, 0]]
-    return _images(f"data={DATASETS[dataset][0]}", arrays)
-
-
-def _images(data: str, arrays: list[np.ndarray]) -> Images:
-    for images, labels, part in (*arrays[:2], "training"), (*arrays[2:], "test"):
-        if images.shape != (len(labels), 28, 28) or not len(labels):
+    def _check(self, images: np.ndarray, labels: np.ndarray, part: str) -> None:
+        side = self.image_size
+        if len(labels) == 0 or images.shape != (len(labels), side, side):
             shape = " x ".join(map(str, images.shape))
             raise UserError(
-                f"{data}: {len(labels)} {part} labels for {shape} images; must be as many images, 28 x 28"
+                f"data={self.choice}: {len(labels)} {part} labels for {shape} images; "
+                f"must be as many images, {side} x {side}"
             )
-        if labels.min() < 0 or labels.max() > 9:
+        highest = len(self.class_names) - 1
+        if labels.min() < 0 or labels.max() > highest:
             raise UserError(
-                f"{data}: {part} labels from {labels.min()} to {labels.max()}; must be within 0..9"
+                f"data={self.choice}: {part} labels from {labels.min()} to {labels.max()}; "
+                f"must be within 0..{highest}"
             )
-    # copies, because arrays over a file's bytes cannot be written to, which torch warns about
-    return Images(
-        *(torch.from_numpy(a.astype(np.uint8 if a.ndim == 3 else np.int64)) for a in arrays)
-    )
 
 
-def _read_idx(path: Path) -> np.ndarray:
-    magic, dimensions, dtype = next(
-        kind for end, kind in IDX_KINDS.items() if path.name.removesuffix(".gz").endswith(end)
-    )
+def _tensor(array: np.ndarray, dtype: type) -> Tensor:
+    # torch warns about arrays over a file's bytes, which cannot be written to: those are copied
+    return torch.from_numpy(array.astype(dtype, copy=not array.flags.writeable))
+
+
+@cache
+def _embedded_mnist() -> list[np.ndarray]:
+    """Read the packaged MNIST, once for all the jobs of a sweep."""
+    remedy = "reinstall cnnbp, or in a clone run: git checkout -- cnnbp/data/mnist.npz"
     try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            raw = file.read()
-        header = np.frombuffer(raw, ">u4", 1 + dimensions)
-        if header[0] != magic:
-            raise ValueError(f"its magic number is {header[0]}, not {magic}")
-        shape = header[1:].tolist()
-        return np.frombuffer(raw, dtype, offset=header.nbytes).reshape(shape)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise UserError(
-            f"{path}: not a whole IDX file ({error}); replace it, or delete it to download anew"
-        ) from None
+        raw = MNIST_ARCHIVE.read_bytes()
+    except OSError as error:
+        raise UserError(f"{MNIST_ARCHIVE}: cannot be read ({error.strerror}); {remedy}") from None
+    if hashlib.sha256(raw).hexdigest() != MNIST_SHA256:
+        raise UserError(f"{MNIST_ARCHIVE}: damaged (its SHA-256 is wrong); {remedy}")
+    with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
+        return [arrays[name] for name in Images._fields]
 
 
-def _find(dataset: str, root: Path) -> list[Path] | None:
-    """Return the four files, plain rather than .gz, of the first folder that has them all."""
-    for folder in (root / dataset / "raw", root):
-        plain = [folder / name for name in DATASETS[dataset][1]]
-        files = [
-            path if os.path.isfile(path) else path.with_name(f"{path.name}.gz") for path in plain
-        ]
-        if all(map(os.path.isfile, files)):
-            return files
-    return None
+def _mnist(root: Path) -> list[np.ndarray]:
+    return _embedded_mnist()
 
 
-def _download(dataset: str, root: Path) -> list[Path]:
-    """Download the four files, or wait for the process that does; return them."""
-    import fcntl  # not on Windows, where the embedded data and files at hand still work
-
-    data, names = DATASETS[dataset]
-    folder = root / dataset / "raw"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(root / ".download.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the process ends, however it ends
-            if not _find(dataset, root):  # another process may have been first
-                _fetch(dataset, root / f".{dataset}.partial", folder)
-    except (OSError, RuntimeError, HTTPException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[-1]
-        reason = reason.removeprefix("<urlopen error ").removesuffix(">")
-        by_hand = f"by hand: put {', '.join(names)} (plain or .gz) into {folder}"
-        raise UserError(
-            f"data={data}: {dataset} could not be downloaded ({reason}); {by_hand}"
-        ) from None
-    return _find(dataset, root)
+def _fashion_mnist(root: Path) -> list[np.ndarray]:
+    return read_or_download("FashionMNIST", "fashion_mnist", MNIST_FILES, root)
 
 
-def _fetch(dataset: str, partial: Path, folder: Path) -> None:
-    from torchvision import datasets  # slow to import
+def _kmnist(root: Path) -> list[np.ndarray]:
+    return read_or_download("KMNIST", "kmnist", MNIST_FILES, root)
 
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
-        for train in (True, False):
-            getattr(datasets, dataset)(partial, train=train, download=True)
-        for name in DATASETS[dataset][
-            1
-        ]:  # each appears whole or not at all; torchvision trusts a file that exists
-            os.replace(partial / dataset / "raw" / name, folder / name)
-    finally:
-        socket.setdefaulttimeout(timeout)
-        shutil.rmtree(partial, ignore_errors=True)
+
+def _qmnist(root: Path) -> list[np.ndarray]:
+    arrays = read_or_download("QMNIST", "qmnist", QMNIST_FILES, root)
+    train_images, train_labels, test_images, test_labels = arrays
+    # the first column of the labels is the digit, the others say who wrote it
+    return [
+        train_images,
+        train_labels[:, 0],
+        test_images[:QMNIST_TEST_IMAGES],
+        test_labels[:QMNIST_TEST_IMAGES, 0],
+    ]
+
+
+MNIST = DataSet(
+    name="MNIST",
+    choice="mnist",
+    description="handwritten digits",
+    notice="Yann LeCun, Corinna Cortes and Christopher J. C. Burges, CC BY-SA 3.0 "
+    "(https://creativecommons.org/licenses/by-sa/3.0/)",
+    class_names=DIGITS,
+    mean=0.1307,
+    std=0.3081,
+    read=_mnist,
+)
+FASHION_MNIST = DataSet(
+    name="FashionMNIST",
+    choice="fashion_mnist",
+    description="clothes",
+    notice="Zalando SE, MIT (https://github.com/zalandoresearch/fashion-mnist)",
+    class_names=(
+        "T-shirt/top",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    ),
+    mean=0.2860,
+    std=0.3530,
+    read=_fashion_mnist,
+)
+KMNIST = DataSet(
+    name="KMNIST",
+    choice="kmnist",
+    description="handwritten hiragana",
+    notice='"KMNIST Dataset" (created by CODH), adapted from "Kuzushiji Dataset" (created by NIJL '
+    "and others), doi:10.20676/00000341, CC BY-SA 4.0 "
+    "(https://creativecommons.org/licenses/by-sa/4.0/)",
+    class_names=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+    mean=0.1918,
+    std=0.3483,
+    read=_kmnist,
+)
+QMNIST = DataSet(
+    name="QMNIST",
+    choice="qmnist",
+    description="handwritten digits",
+    notice="Facebook, Inc., BSD (https://github.com/facebookresearch/qmnist)",
+    class_names=DIGITS,
+    mean=0.1307,
+    std=0.3081,
+    read=_qmnist,
+)
+DATASETS = {dataset.name: dataset for dataset in (MNIST, FASHION_MNIST, KMNIST, QMNIST)}

@@ -100,7 +100,7 @@ class Stop:
 def explain(
     network: nn.Module,
     image: Tensor,
-    normalise: Callable[[Tensor], Tensor],
+    prepare: Callable[[Tensor, torch.dtype], Tensor],
     learning_rate: float,
     title: str,
     label: int | None = None,
@@ -109,14 +109,14 @@ def explain(
 ) -> None:
     """Print the journey of `image`, uint8 (28, 28), as a table; also `draw` it as `plot` and `animate` it as `film`.
 
-    `normalise` maps pixels (1, 1, 28, 28) to the network's input. Without a label the prediction is taken for it.
+    `prepare` maps images (1, 28, 28) to the network's input. Without a label the prediction is taken for it.
 
     Raises:
         UserError: the film is not to be a GIF, or matplotlib is missing or cannot write the picture.
     """
     if film and Path(film).suffix.lower() != ".gif":
         raise UserError(f"{film}: the film is a GIF; name it FILE.gif")
-    stops, taken = journey(network, normalise(image[None, None].double()), label, learning_rate)
+    stops, taken = journey(network, prepare(image[None], torch.float64), label, learning_rate)
     read = int(stops[-2].output.argmax())
     title += f": read as {read}, label {'unknown, so the prediction is taken for it' if label is None else label}"
     print(f"{title}\n{table(stops, taken)}")

@@ -25,28 +25,6 @@ BATCH_SIZES = (1, 7, 1000)  # none is the one that is traced
 FREE_BATCH = {"images": {0: torch.export.Dim("batch")}}
 OPSET = 20
 
-# what is on the images, and the notice of the data set
-DATASETS = {
-    "MNIST": (
-        "handwritten digits",
-        "Yann LeCun, Corinna Cortes and Christopher J. C. Burges, CC BY-SA 3.0 "
-        "(https://creativecommons.org/licenses/by-sa/3.0/)",
-    ),
-    "FashionMNIST": (
-        "clothes",
-        "Zalando SE, MIT (https://github.com/zalandoresearch/fashion-mnist)",
-    ),
-    "KMNIST": (
-        "handwritten hiragana",
-        '"KMNIST Dataset" (created by CODH), adapted from "Kuzushiji Dataset" (created by NIJL and others), '
-        "doi:10.20676/00000341, CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)",
-    ),
-    "QMNIST": (
-        "handwritten digits",
-        "Facebook, Inc., BSD (https://github.com/facebookresearch/qmnist)",
-    ),
-}
-
 LOAD_ONNX = """\
 import numpy as np, onnxruntime
 
@@ -121,7 +99,7 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 1, 28, 28), uint8, to logits (N, 10)."""
-        return self.network(self.data.normalise(images.float()))
+        return self.network(self.data.prepare(images))
 
 
 class Format(NamedTuple):
@@ -158,7 +136,7 @@ def export(
     data.setup("test")
     images = data.splits["test"][0][: max(BATCH_SIZES), None]
     with torch.no_grad():
-        wanted = model(data.normalise(images.float()))
+        wanted = model(data.prepare(images))
     deployed = Deployed(model.network.to(memory_format=torch.contiguous_format), data)
     options = OmegaConf.to_container(config.model, resolve=True)["network"]
     del options["_target_"]
@@ -225,7 +203,12 @@ def write_safetensors(deployed: Deployed, options: dict[str, Any], file: IO[byte
     from safetensors.torch import save
 
     state, data = deployed.network.state_dict(), deployed.data
-    facts = {"format": "pt", "dataset": data.dataset, "mean": str(data.mean), "std": str(data.std)}
+    facts = {
+        "format": "pt",
+        "dataset": data.dataset.name,
+        "mean": str(data.dataset.mean),
+        "std": str(data.dataset.std),
+    }
     file.write(save(state, facts | {"network": json.dumps(options)}))
     file.flush()
     with safe_open(file.name, "pt") as written:
@@ -236,7 +219,7 @@ def write_safetensors(deployed: Deployed, options: dict[str, Any], file: IO[byte
         weights[name].numpy().tobytes() != value.numpy().tobytes() for name, value in state.items()
     ):
         raise UserError("safetensors did not keep the weights bit by bit; give another --format")
-    return Deployed(network, DataModule(mean=float(facts["mean"]), std=float(facts["std"])))
+    return Deployed(network, DataModule(facts["dataset"]))
 
 
 FORMATS = {
@@ -251,7 +234,6 @@ def model_card(
 ) -> str:
     """Fill in `CARD` from the run's records and from what was exported: file, checkpoint, images and difference."""
     network, dataset = type(deployed.network), deployed.data.dataset
-    what, notice = DATASETS[dataset]
     recipe = {
         "network": _call(config.model.network),
         "epochs, batch size": f"{config.trainer.max_epochs}, {config.data.batch_size}",
@@ -270,9 +252,9 @@ def model_card(
         **facts,
         name=directory.resolve().name,
         seed=config.seed,
-        dataset=dataset,
-        what=what,
-        notice=notice,
+        dataset=dataset.name,
+        what=dataset.description,
+        notice=dataset.notice,
         parameters=sum(parameter.numel() for parameter in deployed.parameters()),
         snippet=snippet.format(file=facts["file"], **names),
         accuracy="\n".join(accuracy(directory, facts["checkpoint"])),

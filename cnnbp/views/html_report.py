@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import OmegaConf
 from PIL import Image
@@ -182,7 +183,7 @@ def _network(directory: Path) -> dict[str, Any]:
         loss, accuracy, logits = on_test_set(config, data, model)
         images, labels = (tensor.cpu() for tensor in data.splits["test"])
         image, label = images[IMAGE], int(labels[IMAGE])
-        pixels = data.normalise(image[None, None].double())
+        pixels = data.prepare(image[None], torch.float64)
         layers = measure(model.network, pixels.float())
         stops, _ = explain.journey(model.network, pixels, label, config.optimizer.lr)
     except ValueError as error:  # a UserError, or a component that is not propagated by hand

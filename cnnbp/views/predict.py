@@ -23,7 +23,7 @@ def predict(directory: str, files: Sequence[str], checkpoint: str = "last") -> i
             errors.append(f"error: {error}")
             continue
         with torch.inference_mode():
-            probabilities = model(data.normalise(image[None, None].float())).softmax(1)[0]
+            probabilities = model(data.prepare(image[None])).softmax(1)[0]
         shares = "  ".join(f"{share:.3f}" for share in probabilities)
         print(f"{file:{width}}  {int(probabilities.argmax()):5}  {shares}")
     if errors:

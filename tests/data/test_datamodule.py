@@ -6,7 +6,7 @@ import torch
 
 from cnnbp.data.batches import Batches, mix
 from cnnbp.data.datamodule import DataModule
-from cnnbp.data.datasets import embedded_mnist
+from cnnbp.data.datasets import MNIST
 from cnnbp.errors import UserError
 
 IMAGES, LABELS = torch.arange(1000).view(-1, 1), torch.arange(1000) % 10
@@ -81,7 +81,7 @@ def test_mixed_seeds_do_not_collide():
 
 def test_training_images_are_stored_writer_by_writer():
     """Why the last ones are held out: strokes of one class are alike a few images on, and not a thousand on."""
-    data = embedded_mnist()
+    data = MNIST.load("unused")
     ink = data.train_images.double()
     thickness = ink.sum((1, 2)) / (
         ink.diff(dim=1).abs().sum((1, 2)) + ink.diff(dim=2).abs().sum((1, 2))
@@ -98,14 +98,14 @@ def test_training_images_are_stored_writer_by_writer():
 
 @pytest.mark.parametrize("size", [0, 1, 5000, 59_999])
 def test_the_last_images_are_held_out(size):
-    data, labels = DataModule(val_size=size), embedded_mnist().train_labels
+    data, labels = DataModule(val_size=size), MNIST.load("unused").train_labels
     data.setup("fit")
     assert torch.equal(torch.cat([data.splits["train"][1], data.splits["val"][1]]), labels)
     assert len(data.splits["val"][1]) == len(data.splits["val"][0]) == size
 
 
 def test_every_class_has_its_share_of_those_held_out():
-    labels = embedded_mnist().train_labels
+    labels = MNIST.load("unused").train_labels
     assert (labels[-5000:].bincount() / 5000 - labels.bincount() / 60_000).abs().max() < 0.01
 
 

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from cnnbp.data import datasets
-from cnnbp.data.datasets import DATASETS, embedded_mnist, torchvision_images
+from cnnbp.data import datasets, idx_files
+from cnnbp.data.datamodule import DataModule
+from cnnbp.data.datasets import DATASETS, MNIST
+from cnnbp.data.idx_files import MNIST_FILES, QMNIST_FILES
 from cnnbp.errors import UserError
 
 PUBLISHED_MD5 = {
@@ -26,6 +28,14 @@ PUBLISHED_MD5 = {
     "test_images": "2646ac647ad5339dbf082846283269ea",
     "test_labels": "27ae3e4e09519cfbb04c329615203637",
 }
+
+
+# those that are not part of the package
+DOWNLOADED = [name for name in DATASETS if name != "MNIST"]
+
+
+def files(dataset: str) -> tuple[str, ...]:
+    return QMNIST_FILES if dataset == "QMNIST" else MNIST_FILES
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -53,7 +63,7 @@ def write(folder: Path, dataset: str, compress: bool = False, **replace: np.ndar
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for field, name, array in zip(
-        datasets.Images._fields, DATASETS[dataset][1], small(dataset), strict=True
+        datasets.Images._fields, files(dataset), small(dataset), strict=True
     ):
         raw = idx(replace.get(field, array))
         paths.append(folder / (f"{name}.gz" if compress else name))
@@ -76,7 +86,7 @@ def one_line(caught: pytest.ExceptionInfo, *parts: object) -> None:
 
 @pytest.fixture(scope="module")
 def mnist():
-    return embedded_mnist()
+    return MNIST.load("unused")
 
 
 def test_embedded_mnist_is_the_published_one(mnist):
@@ -94,26 +104,26 @@ def test_embedded_mnist_has_shapes_and_dtypes(mnist):
 
 @pytest.mark.parametrize("damage", ["flipped byte", "truncated", "missing"])
 def test_damaged_embedded_mnist_is_one_line(tmp_path, monkeypatch, damage):
-    raw = bytearray(datasets.MNIST_FILE.read_bytes())
+    raw = bytearray(datasets.MNIST_ARCHIVE.read_bytes())
     raw[len(raw) // 2] ^= 1 if damage == "flipped byte" else 0
     copy = tmp_path / "mnist.npz"
     if damage != "missing":
         copy.write_bytes(raw[:-100] if damage == "truncated" else raw)
-    monkeypatch.setattr(datasets, "MNIST_FILE", copy)
+    monkeypatch.setattr(datasets, "MNIST_ARCHIVE", copy)
     with pytest.raises(UserError) as caught:
-        embedded_mnist.__wrapped__()  # what has been read once is kept
+        datasets._embedded_mnist.__wrapped__()  # what has been read once is kept
     one_line(caught, copy, "reinstall", "git checkout")
 
 
 def test_embedded_mnist_reads_from_a_read_only_directory(tmp_path, monkeypatch):
     copy = tmp_path / "mnist.npz"
-    shutil.copy(datasets.MNIST_FILE, copy)
-    monkeypatch.setattr(datasets, "MNIST_FILE", copy)
+    shutil.copy(datasets.MNIST_ARCHIVE, copy)
+    monkeypatch.setattr(datasets, "MNIST_ARCHIVE", copy)
     copy.chmod(0o444)
     tmp_path.chmod(0o555)
     before = tmp_path.stat().st_mtime_ns  # root may write all the same, so look for traces too
     try:
-        assert len(embedded_mnist.__wrapped__().train_images) == 60000
+        assert len(datasets._embedded_mnist.__wrapped__()[0]) == 60000
         assert tmp_path.stat().st_mtime_ns == before
     finally:
         tmp_path.chmod(0o755)
@@ -124,15 +134,15 @@ def no_download(monkeypatch):
     def refuse(*_):
         raise AssertionError("downloads although the files are there")
 
-    monkeypatch.setattr(datasets, "_download", refuse)
+    monkeypatch.setattr(idx_files, "_download", refuse)
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("dataset", DOWNLOADED)
 @pytest.mark.parametrize("place", [".", "{dataset}/raw"])
 @pytest.mark.parametrize("compress", [False, True])
 def test_own_files_are_used(tmp_path, no_download, dataset, place, compress):
     write(tmp_path / place.format(dataset=dataset), dataset, compress)
-    assert_small(torchvision_images(dataset, str(tmp_path)), dataset)
+    assert_small(DATASETS[dataset].load(str(tmp_path)), dataset)
 
 
 def test_own_files_in_a_read_only_directory_are_used(tmp_path, no_download):
@@ -140,7 +150,7 @@ def test_own_files_in_a_read_only_directory_are_used(tmp_path, no_download):
     tmp_path.chmod(0o555)
     before = set(tmp_path.rglob("*"))
     try:
-        assert_small(torchvision_images("KMNIST", tmp_path), "KMNIST")
+        assert_small(DATASETS["KMNIST"].load(tmp_path), "KMNIST")
         assert set(tmp_path.rglob("*")) == before
     finally:
         tmp_path.chmod(0o755)
@@ -150,7 +160,7 @@ def test_qmnist_test_set_is_the_first_ten_thousand(tmp_path, no_download):
     labels = np.zeros((10_050, 8), np.int32)
     labels[10_000:, 0] = 9
     write(tmp_path, "QMNIST", test_images=np.zeros((10_050, 28, 28)), test_labels=labels)
-    images = torchvision_images("QMNIST", tmp_path)
+    images = DATASETS["QMNIST"].load(tmp_path)
     assert images.test_images.shape == (10_000, 28, 28)
     assert images.test_labels.tolist() == [0] * 10_000
 
@@ -158,11 +168,13 @@ def test_qmnist_test_set_is_the_first_ten_thousand(tmp_path, no_download):
 def test_file_names_are_torchvisions():
     from torchvision import datasets
 
-    for dataset, (_, names) in DATASETS.items():
+    for dataset in DOWNLOADED:
         resources = getattr(datasets, dataset).resources
         if dataset == "QMNIST":
             resources = resources["train"] + resources["test"]
-        assert [os.path.basename(url).removesuffix(".gz") for url, _ in resources] == list(names)
+        assert [os.path.basename(url).removesuffix(".gz") for url, _ in resources] == list(
+            files(dataset)
+        )
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -176,7 +188,7 @@ def test_damaged_idx_file_is_one_line(tmp_path, compress, damage):
     size = {"truncated": -1, "header only": 7, "empty": 0}.get(damage)
     path.write_bytes(raw + b"x" if damage == "too long" else raw[:size])
     with pytest.raises(UserError) as caught:
-        torchvision_images("FashionMNIST", tmp_path)
+        DATASETS["FashionMNIST"].load(tmp_path)
     one_line(caught, path)
 
 
@@ -192,25 +204,25 @@ def test_damaged_idx_file_is_one_line(tmp_path, compress, damage):
 def test_data_that_does_not_fit_is_one_line(tmp_path, replace, part):
     write(tmp_path, "FashionMNIST", **replace)
     with pytest.raises(UserError) as caught:
-        torchvision_images("FashionMNIST", tmp_path)
+        DATASETS["FashionMNIST"].load(tmp_path)
     one_line(caught, "data=fashion_mnist", part)
 
 
 def test_unknown_data_set_is_one_line(tmp_path):
     with pytest.raises(UserError) as caught:
-        torchvision_images("CIFAR10", tmp_path)
+        DataModule("CIFAR10")
     one_line(caught, "data.dataset=CIFAR10", "FashionMNIST")
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("dataset", DOWNLOADED)
 def test_no_network_is_one_line(tmp_path, monkeypatch, capfd, dataset):
     def fail(*_, **__):
         raise URLError(OSError(-2, "Name or service not known"))
 
     monkeypatch.setattr(urllib.request, "urlopen", fail)
     with pytest.raises(UserError) as caught:
-        torchvision_images(dataset, tmp_path)
-    data, names = DATASETS[dataset]
+        DATASETS[dataset].load(tmp_path)
+    data, names = DATASETS[dataset].choice, files(dataset)
     one_line(
         caught, f"data={data}", "Name or service not known", *names, tmp_path / dataset / "raw"
     )
@@ -221,7 +233,7 @@ def test_no_network_is_one_line(tmp_path, monkeypatch, capfd, dataset):
 def test_root_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError) as caught:
-        torchvision_images("KMNIST", tmp_path / "file")
+        DATASETS["KMNIST"].load(tmp_path / "file")
     one_line(caught, "data=kmnist", "Not a directory")
 
 
@@ -252,7 +264,7 @@ def start(root: Path):
     """Load the images in a process of its own; forked, so that it sees the replaced downloads."""
 
     def load():
-        images = torchvision_images("FashionMNIST", root)
+        images = DATASETS["FashionMNIST"].load(root)
         os._exit(0 if images.train_images.shape == (50, 28, 28) else 1)
 
     process = multiprocessing.get_context("fork").Process(target=load)
@@ -268,7 +280,7 @@ def test_eight_processes_download_once(tmp_path, slow_downloads):
     for process in processes:
         process.join(10)
     assert [process.exitcode for process in processes] == [0] * 8
-    assert slow_downloads.read_text().split() == list(DATASETS["FashionMNIST"][1])
+    assert slow_downloads.read_text().split() == list(MNIST_FILES)
     assert not list((tmp_path / "root").glob(".*.partial"))
 
 
@@ -280,6 +292,6 @@ def test_killed_download_does_no_harm(tmp_path, slow_downloads):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert list((tmp_path / "root").glob(".*.partial"))
-    assert_small(torchvision_images("FashionMNIST", tmp_path / "root"), "FashionMNIST")
+    assert_small(DATASETS["FashionMNIST"].load(tmp_path / "root"), "FashionMNIST")
     assert len(slow_downloads.read_text().split()) == 2 + 4
     assert not list((tmp_path / "root").glob(".*.partial"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from cnnbp.data.datasets import MNIST_FILE
+from cnnbp.data.datasets import MNIST_ARCHIVE
 from cnnbp.data.user_pictures import load, prepare
 from cnnbp.errors import UserError
 
@@ -56,7 +56,7 @@ def assert_like_mnist(picture: torch.Tensor) -> None:
 
 @pytest.fixture(scope="module")
 def mnist() -> np.ndarray:
-    with np.load(MNIST_FILE) as arrays:
+    with np.load(MNIST_ARCHIVE) as arrays:
         return arrays["test_images"][:50]
 
 

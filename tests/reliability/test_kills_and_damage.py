@@ -268,12 +268,12 @@ def test_damage_to_a_checkpoint_is_found_or_harmless(tmp_path, trained, count):
 
 @pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_damage_to_the_data_is_found(tmp_path, monkeypatch, count):
-    content, rng = datasets.MNIST_FILE.read_bytes(), random.Random(count)
-    monkeypatch.setattr(datasets, "MNIST_FILE", tmp_path / "mnist.npz")
+    content, rng = datasets.MNIST_ARCHIVE.read_bytes(), random.Random(count)
+    monkeypatch.setattr(datasets, "MNIST_ARCHIVE", tmp_path / "mnist.npz")
     for _ in range(count):
         (tmp_path / "mnist.npz").write_bytes(damage(rng, content))
         with pytest.raises(UserError, match="damaged"):
-            datasets.embedded_mnist.__wrapped__()
+            datasets._embedded_mnist.__wrapped__()
 
 
 def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path, undisturbed):

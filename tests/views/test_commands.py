@@ -11,7 +11,7 @@ import torch
 from paths import ROOT
 from PIL import Image, ImageDraw, ImageFont
 
-from cnnbp.data.datasets import embedded_mnist
+from cnnbp.data.datasets import MNIST
 from cnnbp.training.restore import restore
 from cnnbp.views.evaluate import over_shifts
 
@@ -54,7 +54,7 @@ def test_evaluate_gives_the_numbers_of_the_run(trained, cnnbp, capsys):
     )
     assert head.split()[:3] == ["class", "images", "correct"]
     counts = np.array([row.split()[:3] for row in classes], int)
-    assert counts[:, 1].tolist() == embedded_mnist().test_labels.bincount().tolist()
+    assert counts[:, 1].tolist() == MNIST.load("unused").test_labels.bincount().tolist()
     assert counts[:, 2].sum() == correct
 
 
@@ -130,7 +130,7 @@ def test_training_statistics_are_used_for_pictures(trained, cnnbp, tmp_path, cap
     from cnnbp.training.restore import restore
 
     _, data, model = restore(trained)
-    images = embedded_mnist().test_images[:20]
+    images = MNIST.load("unused").test_images[:20]
     for number, image in enumerate(images):
         Image.fromarray(image.numpy()).resize((140, 140)).save(tmp_path / f"{number}.png")
     with torch.no_grad():

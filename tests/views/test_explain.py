@@ -43,6 +43,10 @@ def digit() -> torch.Tensor:
     return image
 
 
+def prepare(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return normalise(images[None].to(dtype))
+
+
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels - 33) / 79
 
@@ -192,7 +196,7 @@ def test_table_shows_the_stops():
 def test_label(label, capsys):
     network = build(**SMALL)
     prediction = int(network.eval()(normalise(digit()[None, None].float())).argmax())
-    explain(network, digit(), normalise, LR, "a picture", label)
+    explain(network, digit(), prepare, LR, "a picture", label)
     first, *_, last = capsys.readouterr().out.splitlines()
     known = "label unknown, so the prediction is taken for it" if label is None else "label 2"
     assert first == f"a picture: read as {prediction}, {known}"
@@ -277,12 +281,12 @@ def test_film(tmp_path):
 
 def test_film_must_be_a_gif(tmp_path):
     with pytest.raises(UserError, match=r"film\.mp4: the film is a GIF; name it FILE\.gif"):
-        explain(build(**SMALL), digit(), normalise, LR, "", film=str(tmp_path / "film.mp4"))
+        explain(build(**SMALL), digit(), prepare, LR, "", film=str(tmp_path / "film.mp4"))
 
 
 def test_explain_writes_and_names_its_files(tmp_path, capsys):
     plot = str(tmp_path / "picture.svg")
-    explain(build(**SMALL), digit(), normalise, LR, "", 1, plot=plot)
+    explain(build(**SMALL), digit(), prepare, LR, "", 1, plot=plot)
     assert capsys.readouterr().out.endswith(f"{plot}\n")
     assert (tmp_path / "picture.svg").read_text().startswith("<?xml")
 

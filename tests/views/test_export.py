@@ -17,12 +17,11 @@ import torch
 from omegaconf import OmegaConf
 from paths import ROOT
 
-from cnnbp.data import datasets
 from cnnbp.data.datamodule import DataModule
 from cnnbp.errors import UserError, in_one_line
 from cnnbp.model.network import Network
 from cnnbp.training.restore import restore
-from cnnbp.views.export import DATASETS, FORMATS, Deployed, accuracy, export, largest_difference
+from cnnbp.views.export import FORMATS, Deployed, accuracy, export, largest_difference
 
 SMALL = (
     "trainer=smoke",
@@ -178,7 +177,7 @@ def test_other_networks_and_statistics(tmp_path, format):
         "order": "norm_activation",
     }
     options |= {"head": "linear"}
-    deployed = Deployed(Network(**options), DataModule(mean=0.286, std=0.353))
+    deployed = Deployed(Network(**options), DataModule("FashionMNIST"))
     images = torch.randint(256, (1000, 1, 28, 28), dtype=torch.uint8)
     with open(tmp_path / "file", "wb") as file, torch.no_grad():
         computed = FORMATS[format].write(deployed, options, file)
@@ -312,7 +311,3 @@ def test_mistakes_are_told_with_their_mending(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     mistake(r"--format onnx needs onnx, .*onnxruntime; pip install 'cnnbp\[export\]'", run, "onnx")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_every_data_set_has_its_notice():
-    assert DATASETS.keys() == {"MNIST", *datasets.DATASETS}

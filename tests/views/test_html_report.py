@@ -14,7 +14,7 @@ import pytest
 import torch
 from paths import ROOT
 
-from cnnbp.data.datasets import embedded_mnist
+from cnnbp.data.datasets import MNIST
 from cnnbp.errors import UserError
 
 pytest.importorskip("matplotlib")
@@ -153,7 +153,7 @@ def test_the_confusion_matrix_is_that_of_the_last_weights(run, page):
     from cnnbp.training.restore import restore
 
     _, data, model = restore(run)
-    mnist = embedded_mnist()
+    mnist = MNIST.load("unused")
     with torch.no_grad():
         logits = torch.cat(
             [model(data.normalise(part[:, None].float())) for part in mnist.test_images.split(1000)]

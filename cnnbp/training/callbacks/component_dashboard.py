@@ -196,7 +196,7 @@ def activations(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 def _evaluated_images(data, count: int) -> tuple[Tensor, Tensor]:
     images, labels = (tensor[:count] for tensor in data.splits[data.epoch_stage])
-    return data.normalise(images.unsqueeze(1).float()), labels
+    return data.prepare(images), labels
 
 
 def _boards(trainer) -> list[SummaryWriter]:
