@@ -1,8 +1,6 @@
 """Train the network: `python train.py --help` names the options."""
 
-from cnnbp.errors import in_one_line
-from cnnbp.train import main
+from cnnbp.train import run_from_command_line
 
 if __name__ == "__main__":
-    with in_one_line():
-        main()
+    run_from_command_line()

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks import VARIANTS
 from benchmarks.tables import draw, summarise, tables
 from benchmarks.turns import ROOT, measure, workers
-from cnnbp.errors import in_one_line
+from cnnbp.config.error_line import errors_on_one_line
 from cnnbp.files import replacing
 
 FULL, QUICK = (20, 30), (10, 5)  # steps a turn, rounds
@@ -18,7 +18,7 @@ def main() -> None:
     options = parse()
     steps, rounds = QUICK if options.quick else FULL
     steps, rounds = options.steps or steps, options.rounds or rounds
-    with in_one_line():
+    with errors_on_one_line():
         with workers(
             options.only or list(VARIANTS), options.accelerator, options.threads
         ) as started:

@@ -11,13 +11,14 @@ from cnnbp.errors import UserError
 
 @contextmanager
 def replacing(path: str | Path, mode: str = "w", keep: Path | None = None) -> Iterator[IO]:
-    """Write beside `path`, flush to disk, then rename: a reader sees the old file or the new one, never a part.
+    """Write beside `path`, flush to disk, then rename: a reader sees the old file or the new one.
 
     Args:
         keep: where the file that was at `path` goes, instead of being replaced.
 
     Raises:
-        UserError: it cannot be written, for instance because the disk is full; the old file is still there.
+        UserError: the file cannot be written, for instance because the disk is full; the old
+            file is still there.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -38,16 +39,17 @@ def replacing(path: str | Path, mode: str = "w", keep: Path | None = None) -> It
 
 
 def remove_parts(directory: Path) -> None:
-    """Remove what killed processes left of files in `directory`; for a directory that no other process writes to."""
+    """Remove the unfinished files of killed processes from a directory that nobody else writes to."""
     for part in directory.glob(".*.part"):
         part.unlink(missing_ok=True)
 
 
 def _flush_directory(directory: Path) -> None:
+    """Put a new name on the disk too, without which it would not outlive a power cut."""
+    if os.name == "nt":  # Windows opens no directories
+        return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(
-            descriptor
-        )  # a new name outlives a power cut only when its directory is on the disk too
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# Slurm sends SIGUSR1 ahead of time where a job asks for it: sbatch --signal=USR1@90
-REQUEUE = signal.SIGUSR1 if "SLURM_JOB_ID" in os.environ else None
-STOPPING = tuple(filter(None, (signal.SIGTERM, signal.SIGINT, REQUEUE)))
+STOPPING = [signal.SIGTERM, signal.SIGINT]
+# Slurm sends SIGUSR1, which Windows lacks, ahead of time where a job asks for it:
+# sbatch --signal=USR1@90
+REQUEUE = getattr(signal, "SIGUSR1", None) if "SLURM_JOB_ID" in os.environ else None
+if REQUEUE is not None:
+    STOPPING.append(REQUEUE)
 
 
 def on_stop(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Call `handler` for each signal to stop; outside the main thread, where Python allows no handlers, do nothing."""
+    """Call `handler` for each signal to stop; Python allows it in the main thread alone."""
     if threading.current_thread() is threading.main_thread():
         for number in STOPPING:
             signal.signal(number, handler)
@@ -21,9 +24,8 @@ def on_stop(handler: Callable[[int, FrameType | None], None]) -> None:
 
 def exit_at_once(number: int, frame: FrameType | None = None) -> None:
     """End the process with the usual exit status: 143 after SIGTERM, 130 after SIGINT."""
-    os._exit(
-        128 + number
-    )  # an exception would end in a crash where C++ has called Python, as in torch's import
+    # an exception would end in a crash where C++ has called Python, as in torch's import
+    os._exit(128 + number)
 
 
 def interrupt(number: int, frame: FrameType | None = None) -> None:

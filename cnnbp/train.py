@@ -1,18 +1,25 @@
-"""Train the network: `python train.py --help` names the options."""
+"""The main job: compose, check, open the run directory, build, fit, test, store the result."""
+
+import sys
 
 import hydra
 from omegaconf import DictConfig
 
+from cnnbp.config.check import validate
+from cnnbp.config.command_line import quote_paths
 from cnnbp.config.compose import config_directory
-from cnnbp.config.options import validate
-from cnnbp.errors import in_one_line
-from cnnbp.runs.run_directory import Run, open_run, told_at_the_end
+from cnnbp.config.error_line import errors_on_one_line
+from cnnbp.runs.run_directory import RunDirectory, job_failures, open_run
 
 
 @hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")
-def main(config: DictConfig) -> float | list[str]:
-    """Train, test and write result.json; return the accuracy that a sweep maximises, or what went wrong in a job."""
-    with in_one_line(), told_at_the_end() as failures, open_run(config) as run:
+def main(config: DictConfig) -> float | list[str] | None:
+    """Train, test and write result.json.
+
+    Returns:
+        The accuracy that a sweep maximises, or what went wrong in a job of a sweep.
+    """
+    with errors_on_one_line(), job_failures() as failures, open_run(config) as run:
         validate(config)
         if not run.finished:
             train(config, run)
@@ -20,20 +27,23 @@ def main(config: DictConfig) -> float | list[str]:
     return failures
 
 
-def train(config: DictConfig, run: Run, rolled_back: int = 0) -> None:
-    """Seed, build, fit and test; after a divergence perhaps again, from the last checkpoint."""
-    from cnnbp.runs.checkpoint_file import newest
+def train(config: DictConfig, run: RunDirectory) -> None:
+    """Seed, build, fit and test; continue from the run's last checkpoint where there is one."""
+    # importing these takes seconds, and mistakes in the config are answered before
+    from cnnbp.runs.checkpoint_file import find_checkpoint
     from cnnbp.training.build import build, fit, summarise
-    from cnnbp.training.callbacks.divergence import (
-        RollBack,
-    )  # heavy imports come after the cheap checks
 
-    checkpoint = newest(run.path / "checkpoints") or config.ckpt_path
-    data, model, trainer = build(config, rolled_back)
+    checkpoint = find_checkpoint(run.path, config.ckpt_path)
+    data, model, trainer = build(config)
     run.start()
-    try:
-        validation = fit(data, model, trainer, checkpoint)
-    except RollBack as rollback:
-        return train(config, run, rollback.times)
+    validation = fit(data, model, trainer, checkpoint)
     trainer.test(model, data, verbose=False)
-    run.finish(summarise(trainer, validation, config.seed))
+    if not config.trainer.get("fast_dev_run"):
+        run.finish(summarise(trainer, validation, config.seed))
+
+
+def run_from_command_line() -> None:
+    """Train as `python train.py OVERRIDES` does."""
+    sys.argv[1:] = quote_paths(sys.argv[1:])
+    with errors_on_one_line():
+        main()

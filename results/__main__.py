@@ -9,7 +9,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cnnbp.config.compose import compose
-from cnnbp.errors import UserError, in_one_line
+from cnnbp.config.error_line import errors_on_one_line
+from cnnbp.errors import UserError
 from cnnbp.runs.run_record import read_metrics
 from results import RECIPES, ROOT, SWEEPS, Sweep
 from results.publish import report
@@ -23,7 +24,7 @@ def main() -> None:
     prefix, limits, docs = (
         ("quick-", QUICK, Path("outputs")) if options.quick else ("", (), ROOT / "docs")
     )
-    with in_one_line():
+    with errors_on_one_line():
         for name in options.only or RECIPES:
             overrides, seeds = SWEEPS[name]
             train(prefix + name, Sweep((*overrides, *limits), seeds[: options.seeds]))

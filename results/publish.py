@@ -9,7 +9,7 @@ from typing import Any
 from cnnbp.figures.figure_file import figure
 from cnnbp.files import replacing
 from cnnbp.runs.run_record import read_metrics
-from cnnbp.sweeps.leaderboard import over_seeds, ranked
+from cnnbp.sweeps.ranking import group_over_seeds, rank_runs
 from results import RECIPES, ROOT, VARIANTS
 
 Group = dict[str, Any]  # of runs that differ by their seed only
@@ -34,7 +34,7 @@ def report(sweeps: dict[str, Path], directory: Path) -> None:
 
 def finished(directory: Path) -> list[Group]:
     """The finished runs below a sweep's directory."""
-    return [row for row in ranked(directory) if "error" not in row]
+    return [row for row in rank_runs(directory) if "error" not in row]
 
 
 def group(directory: Path, part: str = "") -> Group | None:
@@ -45,7 +45,7 @@ def group(directory: Path, part: str = "") -> Group | None:
     runs = [directory / row["overrides"] for row in rows]
     common = {key: rows[0][key] for key in ("parameters", "epochs")}
     return (
-        over_seeds(rows)[0]
+        group_over_seeds(rows)[0]
         | common
         | {"runs": runs, "seconds": mean(row["seconds"] for row in rows)}
     )

@@ -9,7 +9,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 import cnnbp.config.hydra_hooks  # noqa: F401  registers the resolvers of the config
-from cnnbp.config.options import validate
+from cnnbp.config.check import validate
 
 
 def config_directory() -> Path:

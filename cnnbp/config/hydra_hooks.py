@@ -1,4 +1,4 @@
-"""What Hydra needs of us: resolvers for the names of directories, and a check before a run."""
+"""What Hydra calls of ours: resolvers for the names of directories, and a check before a run."""
 
 import hashlib
 from typing import Any
@@ -6,23 +6,24 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from cnnbp.config.options import RULES, validate
-from cnnbp.errors import UserError, in_one_line
-
-LONGEST_NAME = 200  # bytes; file systems allow 255
+from cnnbp.config.check import validate
+from cnnbp.config.error_line import errors_on_one_line
+from cnnbp.config.options import LONGEST_NAME_BYTES, RunOptions, check
+from cnnbp.errors import UserError
 
 
 def file_name(text: str) -> str:
-    """Make one directory's name of a job's overrides: no slashes, and not too long for a file system."""
+    """Make a directory's name of a job's overrides: no slashes, not too long for a file system."""
     name = text.replace("/", "_").encode()
-    if len(name) <= LONGEST_NAME:
+    if len(name) <= LONGEST_NAME_BYTES:
         return name.decode()
-    return f"{name[:LONGEST_NAME].decode(errors='ignore')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    start = name[:LONGEST_NAME_BYTES].decode(errors="ignore")  # a character may be cut in two
+    return f"{start}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def run_name(name: Any) -> str:
     """Check a run's name before anything is created under it."""
-    RULES["name"].check("name", name)
+    check(RunOptions, {"name": name})
     return str(name)
 
 
@@ -34,7 +35,7 @@ class BeforeRun(Callback):
     """Refuses a wrong config before Hydra makes the run's directory."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        with in_one_line():
+        with errors_on_one_line():
             launcher = config.hydra.runtime.choices.get("launcher", "serial")
             if launcher != "serial":
                 raise UserError(

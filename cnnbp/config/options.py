@@ -1,291 +1,351 @@
-"""What each value of the config may be, checked before anything heavy is imported or anything is created."""
+"""What each value of a config may be: one typed definition gives its check, its error and its documentation.
 
-import math
+The definitions are kept apart from the classes that they describe, because a wrong value is
+answered before anything heavy is imported, and importing torch alone takes seconds. An option of
+somebody else's class is checked here only where a wrong value would be found too late.
+"""
+
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from cnnbp.errors import UserError
 
+LONGEST_NAME_BYTES = 200  # of a directory; file systems allow 255
 
-class Rule(NamedTuple):
-    """What is allowed, in words and as a test."""
-
-    allowed: str
-    accepts: Callable[[Any], bool]
-
-    def check(self, key: str, value: Any) -> None:
-        """Raise a UserError that names key, value and what is allowed."""
-        if not self.accepts(value):
-            raise UserError(f"{key}={value}: must be {self.allowed}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def whole(low: int, high: int | None = None) -> Rule:
-    """A whole number in [low, high]."""
-    allowed = (
-        f"a whole number from {low} to {high}"
-        if high is not None
-        else f"a whole number, {low} or more"
-    )
-    top = math.inf if high is None else high
-    return Rule(
-        allowed, lambda value: _is_number(value) and isinstance(value, int) and low <= value <= top
-    )
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+InnerFraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Pixels = Annotated[float, Field(ge=0, le=28)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+BatchSize = Annotated[int, Field(ge=1, le=60_000)]
+Text = Annotated[str, Field(min_length=1)]
+# of the batches of an epoch: so many, or a share of them
+Limit = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
+Part = dict[str, Any]
 
 
-def one_of(*choices: Any) -> Rule:
-    """One of the choices, of the same type too."""
-    return Rule(
-        "one of " + ", ".join(str(choice) for choice in choices),
-        lambda value: any(type(value) is type(choice) and value == choice for choice in choices),
-    )
+def _is_file_name(name: Any) -> Any:
+    text = str(name)
+    fits = len(os.fsencode(text)) <= LONGEST_NAME_BYTES
+    if name is None or not text.strip(".") or "/" in text or not text.isprintable() or not fits:
+        raise ValueError(f"must be a file name of at most {LONGEST_NAME_BYTES} bytes")
+    return name
 
 
-def each(count: int, rule: Rule, allowed: str) -> Rule:
-    """A list of `count` values that each pass `rule`."""
-    return Rule(
-        allowed,
-        lambda value: (
-            isinstance(value, Sequence)
-            and not isinstance(value, str)
-            and len(value) == count
-            and all(map(rule.accepts, value))
-        ),
-    )
+# OURS take the listed keys and no others, THEIRS also what their class takes beside them
+OURS = ConfigDict(strict=True, extra="forbid")
+THEIRS = ConfigDict(strict=True, extra="allow")
 
 
-def either(first: Rule, second: Rule) -> Rule:
-    """What passes one of the two rules."""
-    return Rule(
-        f"{first.allowed}, or {second.allowed}",
-        lambda value: first.accepts(value) or second.accepts(value),
-    )
+@with_config(THEIRS)
+class RunOptions(TypedDict, total=False):
+    """The top of the config."""
+
+    name: Annotated[Any, AfterValidator(_is_file_name), Field(description="run directory")]
+    seed: Annotated[Seed, Field(description="of weights, data order, dropout and augmentation")]
+    ckpt_path: Annotated[
+        Text | None, Field(description="a checkpoint or a run directory to continue in a new run")
+    ]
+    overwrite: Annotated[bool, Field(description="train anew what is stored under this name")]
+    jobs: Annotated[Count, Field(description="jobs of a multirun at a time")]
 
 
-POSITIVE = Rule("a number above 0", lambda value: _is_number(value) and value > 0)
-NOT_NEGATIVE = Rule("a number, 0 or more", lambda value: _is_number(value) and value >= 0)
-FRACTION = Rule(
-    "a number from 0 up to, not including, 1", lambda value: _is_number(value) and 0 <= value < 1
-)
-INNER_FRACTION = Rule("a number between 0 and 1", lambda value: _is_number(value) and 0 < value < 1)
-BOOLEAN = Rule("true or false", lambda value: isinstance(value, bool))
-WORDS = Rule("a text", lambda value: isinstance(value, str))
-TEXT = Rule("a text that is not empty", lambda value: isinstance(value, str) and value != "")
-NULL = Rule("null", lambda value: value is None)
-PIXELS = Rule(
-    "a number of pixels from 0 to 28", lambda value: _is_number(value) and 0 <= value <= 28
-)
-LIMIT = either(
-    whole(1),
-    Rule("a share above 0, up to 1.0", lambda value: isinstance(value, float) and 0 < value <= 1),
-)
+@with_config(OURS)
+class DropoutOptions(TypedDict, total=False):
+    """The group `dropout`, which the network refers to."""
+
+    rates: Annotated[
+        Sequence[Fraction], Field(min_length=4, max_length=4, description="after blocks 1 to 4")
+    ]
 
 
-def _is_built(value: Any) -> bool:
-    return isinstance(value, dict) and "_target_" in value
+@with_config(THEIRS)
+class SearchOptions(TypedDict, total=False):
+    """The group `search`."""
+
+    n_trials: Annotated[Count, Field(description="in all, over every process of the study")]
+    heartbeat: Annotated[Count, Field(description="seconds between two signs of life")]
+    storage: Annotated[Text, Field(description="URL of the study's database")]
 
 
-GROUP = Rule("a choice of the group, as --help lists them", lambda value: isinstance(value, dict))
-BUILT = Rule("a group of keys with a _target_", _is_built)
-BUILT_OR_EMPTY = Rule(
-    "a group of keys with a _target_, or {}", lambda value: value == {} or _is_built(value)
-)
+@with_config(OURS)
+class DataOptions(TypedDict, total=False):
+    """`cnnbp.data.datamodule.DataModule`"""
 
-WIDTHS = each(5, whole(1), "five whole numbers above 0")
-RATES = each(4, FRACTION, "four rates from 0 up to, not including, 1")
-ACTIVATION = one_of("relu", "leaky_relu", "elu", "gelu", "silu", "tanh")
-NORM = one_of("batch", "group", "none")
-ORDER = one_of("activation_norm", "norm_activation")
-HEAD = one_of("gap", "linear")
+    dataset: Annotated[
+        Literal["MNIST", "FashionMNIST", "KMNIST", "QMNIST"], Field(description="data set")
+    ]
+    root: Annotated[Text, Field(description="folder of a data set that is not in the package")]
+    batch_size: Annotated[BatchSize, Field(description="training images a step")]
+    eval_batch_size: Annotated[BatchSize, Field(description="validation and test images at a time")]
+    val_size: Annotated[
+        int, Field(ge=0, le=59_999, description="training images held out, the last ones")
+    ]
+    seed: Annotated[Seed, Field(description="of the order of the training images")]
+    augment: Annotated[Part, Field(description="an augmentation, or {}")]
 
-SEED = whole(0, 2**32 - 1)
-SAFE_WRITER = "cnnbp.runs.checkpoint_file.CrashSafeCheckpointIO"
-# what TensorBoardLogger takes, and passes on
-BOARD = {
-    "_target_",
-    "save_dir",
-    "name",
-    "version",
-    "default_hp_metric",
-    "prefix",
-    "sub_dir",
-    "max_queue",
-    "flush_secs",
+
+@with_config(OURS)
+class AugmentOptions(TypedDict, total=False):
+    """`cnnbp.data.augment.Augment`"""
+
+    degrees: Annotated[float, Field(ge=0, le=180, description="largest rotation")]
+    shift: Annotated[Pixels, Field(description="largest shift, in pixels")]
+    scale: Annotated[Fraction, Field(description="largest relative change of size")]
+    shear: Annotated[float, Field(ge=0, le=80, description="largest shear, in degrees")]
+    elastic: Annotated[Pixels, Field(description="deviation of the distortion, in pixels")]
+    smoothness: Annotated[Positive, Field(description="of the distortion, in pixels")]
+    erase: Annotated[Pixels, Field(description="longest side of the erased rectangle, in pixels")]
+
+
+@with_config(OURS)
+class ClassifierOptions(TypedDict, total=False):
+    """`cnnbp.training.classifier.Classifier`"""
+
+    network: Annotated[Part, Field(description="maps images to logits")]
+    optimizer: Annotated[Part, Field(description="an optimizer with _partial_: true")]
+    scheduler: Annotated[Part, Field(description="a schedule with _partial_: true, or {}")]
+    label_smoothing: Annotated[Fraction, Field(description="share spread over all classes")]
+    channels_last: Annotated[bool, Field(description="memory format of the convolutions")]
+    backprop: Annotated[
+        Literal["autograd", "by_hand"], Field(description="who computes the gradients")
+    ]
+
+
+@with_config(OURS)
+class NetworkOptions(TypedDict, total=False):
+    """`cnnbp.model.network.Network`"""
+
+    widths: Annotated[
+        Sequence[Count],
+        Field(min_length=5, max_length=5, description="channels of the five blocks"),
+    ]
+    dropout: Annotated[
+        Sequence[Fraction],
+        Field(min_length=4, max_length=4, description="rates after blocks 1 to 4"),
+    ]
+    activation: Annotated[
+        Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh"],
+        Field(description="after each convolution"),
+    ]
+    norm: Annotated[Literal["batch", "group", "none"], Field(description="normalisation")]
+    order: Annotated[
+        Literal["activation_norm", "norm_activation"], Field(description="of the two in a block")
+    ]
+    head: Annotated[
+        Literal["gap", "linear"], Field(description="global average pooling, or a linear layer")
+    ]
+
+
+@with_config(THEIRS)
+class OptimizerOptions(TypedDict, total=False):
+    """Optimizers of `torch.optim`"""
+
+    lr: Annotated[Positive, Field(description="learning rate")]
+    momentum: Annotated[Fraction, Field(description="share of the last step that is kept")]
+    weight_decay: Annotated[NotNegative, Field(description="none on biases and normalisation")]
+    fused: Annotated[bool, Field(description="one kernel for all parameters")]
+    _partial_: Literal[True]
+
+
+@with_config(OURS)
+class MuonOptions(TypedDict, total=False):
+    """`cnnbp.training.muon.Muon`"""
+
+    lr: Annotated[Positive, Field(description="learning rate, as AdamW's")]
+    momentum: Annotated[Fraction, Field(description="of kernels; vectors have AdamW's betas")]
+    weight_decay: Annotated[NotNegative, Field(description="none on biases and normalisation")]
+    _partial_: Literal[True]
+
+
+@with_config(OURS)
+class StepOptions(TypedDict, total=False):
+    """`cnnbp.training.schedules.step`"""
+
+    every: Annotated[Count, Field(description="epochs between two falls")]
+    gamma: Annotated[float, Field(gt=0, le=1, description="factor of the learning rate")]
+    _partial_: Literal[True]
+
+
+@with_config(OURS)
+class AnnealingOptions(TypedDict, total=False):
+    """`cnnbp.training.schedules.linear` and `cosine`"""
+
+    warmup: Annotated[Fraction, Field(description="share of all steps in which the rate rises")]
+    final_lr: Annotated[NotNegative, Field(description="learning rate of the last step")]
+    _partial_: Literal[True]
+
+
+@with_config(THEIRS)
+class OneCycleOptions(TypedDict, total=False):
+    """`cnnbp.training.schedules.one_cycle`"""
+
+    warmup: Annotated[Fraction, Field(description="share of all steps in which the rate rises")]
+    _partial_: Literal[True]
+
+
+@with_config(OURS)
+class PlateauOptions(TypedDict, total=False):
+    """`cnnbp.training.schedules.plateau`"""
+
+    factor: Annotated[InnerFraction, Field(description="of the learning rate")]
+    patience: Annotated[int, Field(ge=0, description="epochs without a lower loss")]
+    _partial_: Literal[True]
+
+
+@with_config(OURS)
+class AverageOptions(TypedDict, total=False):
+    """`cnnbp.training.callbacks.averaging.Average`"""
+
+    decay: Annotated[Fraction, Field(description="share of the average that a step keeps")]
+
+
+@with_config(OURS)
+class FiniteOptions(TypedDict, total=False):
+    """`cnnbp.training.callbacks.divergence.Finite`"""
+
+    every_n_steps: Annotated[Count, Field(description="how often the losses are looked at")]
+
+
+@with_config(OURS)
+class CheckpointsOptions(TypedDict, total=False):
+    """`cnnbp.training.callbacks.checkpoints.Checkpoints`"""
+
+    directory: Text
+    every_n_seconds: Annotated[Positive, Field(description="most training that a kill may cost")]
+
+
+@with_config(OURS)
+class DashboardOptions(TypedDict, total=False):
+    """`cnnbp.training.callbacks.component_dashboard.Dashboard`"""
+
+    every_n_epochs: Annotated[Count, Field(description="how often pictures are written")]
+    embedding: Annotated[bool, Field(description="last features, for TensorBoard's projector")]
+
+
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class TensorBoardOptions(TypedDict, total=False):
+    """`pytorch_lightning.loggers.TensorBoardLogger`, and the writer that it passes options to"""
+
+    save_dir: Text
+    name: str
+    version: str
+    default_hp_metric: bool
+    prefix: str
+    sub_dir: str
+    max_queue: int
+    flush_secs: int
+
+
+@with_config(THEIRS)
+class TrainerOptions(TypedDict, total=False):
+    """`pytorch_lightning.Trainer`"""
+
+    max_epochs: Annotated[Count, Field(description="length of the training")]
+    accelerator: Annotated[Literal["auto", "cpu", "gpu", "mps"], Field(description="device")]
+    devices: Annotated[Count, Field(description="processes, each with a device")]
+    strategy: Annotated[Literal["auto", "ddp"], Field(description="how processes work together")]
+    sync_batchnorm: Annotated[bool, Field(description="statistics over all GPUs")]
+    precision: Annotated[
+        Literal["auto", "32-true", "bf16-mixed", "16-mixed"],
+        Field(description="auto: bfloat16 where the device computes it natively"),
+    ]
+    graph: Annotated[
+        Literal["auto"] | bool, Field(description="on a GPU, capture the step as a CUDA graph")
+    ]
+    limit_train_batches: Annotated[Limit, Field(description="number or share of batches")]
+    limit_val_batches: Annotated[Limit, Field(description="number or share of batches")]
+    limit_test_batches: Annotated[Limit, Field(description="number or share of batches")]
+    overfit_batches: Annotated[Limit, Field(description="train on the same few batches")]
+    fast_dev_run: Annotated[bool | int, Field(description="so many batches, without a result")]
+    accumulate_grad_batches: Annotated[Count, Field(description="batches to an optimizer step")]
+    gradient_clip_val: Annotated[Positive | None, Field(description="largest gradient")]
+    gradient_clip_algorithm: Annotated[
+        Literal["norm", "value"], Field(description="what is clipped")
+    ]
+    deterministic: Annotated[
+        bool | Literal["warn"], Field(description="only deterministic algorithms")
+    ]
+    detect_anomaly: Annotated[bool, Field(description="name the operation that gave a NaN")]
+    profiler: Annotated[
+        Literal["simple", "advanced", "pytorch"] | Part | None, Field(description="what takes time")
+    ]
+    plugins: list[Any]
+    default_root_dir: Text
+    use_distributed_sampler: bool
+    enable_progress_bar: bool
+    enable_model_summary: bool
+    num_sanity_val_steps: Annotated[int, Field(ge=-1)]
+    log_every_n_steps: Annotated[int, Field(ge=0)]
+
+
+# by the part's _target_
+PARTS: dict[str, Any] = {
+    "cnnbp.data.datamodule.DataModule": DataOptions,
+    "cnnbp.data.augment.Augment": AugmentOptions,
+    "cnnbp.training.classifier.Classifier": ClassifierOptions,
+    "cnnbp.model.network.Network": NetworkOptions,
+    "torch.optim.SGD": OptimizerOptions,
+    "torch.optim.Adam": OptimizerOptions,
+    "torch.optim.AdamW": OptimizerOptions,
+    "torch.optim.RMSprop": OptimizerOptions,
+    "cnnbp.training.muon.Muon": MuonOptions,
+    "cnnbp.training.schedules.step": StepOptions,
+    "cnnbp.training.schedules.linear": AnnealingOptions,
+    "cnnbp.training.schedules.cosine": AnnealingOptions,
+    "cnnbp.training.schedules.one_cycle": OneCycleOptions,
+    "cnnbp.training.schedules.plateau": PlateauOptions,
+    "cnnbp.training.callbacks.averaging.Average": AverageOptions,
+    "cnnbp.training.callbacks.divergence.Finite": FiniteOptions,
+    "cnnbp.training.callbacks.checkpoints.Checkpoints": CheckpointsOptions,
+    "cnnbp.training.callbacks.component_dashboard.Dashboard": DashboardOptions,
+    "pytorch_lightning.loggers.TensorBoardLogger": TensorBoardOptions,
+    "pytorch_lightning.Trainer": TrainerOptions,
 }
-
-RULES = {
-    "name": Rule(
-        "a file name of at most 200 bytes",
-        lambda value: (
-            value is not None
-            and str(value).strip(".") != ""
-            and len(os.fsencode(str(value))) <= 200
-            and "/" not in str(value)
-            and str(value).isprintable()
-        ),
-    ),
-    "seed": SEED,
-    "ckpt_path": either(NULL, TEXT),
-    "overwrite": BOOLEAN,
-    "jobs": whole(1),
-    "search.n_trials": whole(1),
-    "search.heartbeat": whole(1),
-    "data.dataset": one_of("MNIST", "FashionMNIST", "KMNIST", "QMNIST"),
-    "data.root": TEXT,
-    "data.seed": SEED,
-    "data.augment": BUILT_OR_EMPTY,
-    "data.batch_size": whole(1, 60_000),
-    "data.eval_batch_size": whole(1, 60_000),
-    "data.val_size": whole(0, 59_999),
-    "augment.degrees": Rule(
-        "a number from 0 to 180", lambda value: _is_number(value) and 0 <= value <= 180
-    ),
-    "augment.shift": PIXELS,
-    "augment.scale": FRACTION,
-    "augment.shear": Rule(
-        "a number of degrees from 0 to 80", lambda value: _is_number(value) and 0 <= value <= 80
-    ),
-    "augment.elastic": PIXELS,
-    "augment.smoothness": POSITIVE,
-    "augment.erase": PIXELS,
-    "dropout.rates": RATES,
-    "model.optimizer": BUILT,
-    "model.scheduler": BUILT_OR_EMPTY,
-    "model.network": BUILT,
-    "model.label_smoothing": FRACTION,
-    "model.backprop": one_of("autograd", "by_hand"),
-    "model.channels_last": BOOLEAN,
-    "model.network.widths": WIDTHS,
-    "model.network.dropout": RATES,
-    "model.network.activation": ACTIVATION,
-    "model.network.norm": NORM,
-    "model.network.order": ORDER,
-    "model.network.head": HEAD,
-    "optimizer._partial_": one_of(True),
-    "scheduler._partial_": one_of(True),
-    "optimizer.lr": POSITIVE,
-    "optimizer.fused": BOOLEAN,
-    "optimizer.momentum": FRACTION,
-    "optimizer.weight_decay": NOT_NEGATIVE,
-    "scheduler.every": whole(1),
-    "scheduler.gamma": Rule(
-        "a number above 0, up to 1", lambda value: _is_number(value) and 0 < value <= 1
-    ),
-    "scheduler.final_lr": NOT_NEGATIVE,
-    "scheduler.warmup": FRACTION,
-    "scheduler.factor": INNER_FRACTION,
-    "scheduler.patience": whole(0),
-    "callbacks.average.decay": FRACTION,
-    "logger.tensorboard": either(
-        NULL,
-        Rule(
-            f"a group of {', '.join(sorted(BOARD))}",
-            lambda value: isinstance(value, dict) and set(value) <= BOARD,
-        ),
-    ),
-    "logger.tensorboard.save_dir": TEXT,
-    "logger.tensorboard.name": WORDS,
-    "logger.tensorboard.version": WORDS,
-    "logger.tensorboard.default_hp_metric": BOOLEAN,
-    "callbacks.finite.every_n_steps": whole(1),
-    "callbacks.finite.rollbacks": whole(0),
-    "callbacks.finite.factor": INNER_FRACTION,
-    "callbacks.checkpoints.every_n_seconds": POSITIVE,
-    "callbacks.dashboard.every_n_epochs": whole(1),
-    "callbacks.dashboard.embedding": BOOLEAN,
-    "trainer.max_epochs": whole(1),
-    "trainer.accelerator": one_of("auto", "cpu", "gpu", "mps"),
-    "trainer.devices": whole(1),
-    "trainer.strategy": one_of("auto", "ddp"),
-    "trainer.sync_batchnorm": BOOLEAN,
-    "trainer.precision": one_of("auto", "32-true", "bf16-mixed", "16-mixed"),
-    "trainer.default_root_dir": TEXT,
-    "trainer.use_distributed_sampler": BOOLEAN,
-    "trainer.enable_progress_bar": BOOLEAN,
-    "trainer.enable_model_summary": BOOLEAN,
-    "trainer.num_sanity_val_steps": whole(-1),
-    "trainer.log_every_n_steps": whole(0),
-    "trainer.limit_train_batches": LIMIT,
-    "trainer.limit_val_batches": LIMIT,
-    "trainer.limit_test_batches": LIMIT,
-    "search.storage": TEXT,
-}
-
-# of the trainer; with these a run would not end where its schedule does, or not be evaluated after each epoch
-LEFT_OUT = (
-    "max_steps",
-    "max_time",
-    "min_epochs",
-    "min_steps",
-    "check_val_every_n_epoch",
-    "val_check_interval",
-)
-
-# what has to be there at all
-GROUPS = {
-    "run_dir": TEXT,
-    "data": BUILT,
-    "augment": BUILT_OR_EMPTY,
-    "model": BUILT,
-    "dropout": GROUP,
-    "optimizer": BUILT,
-    "scheduler": BUILT_OR_EMPTY,
-    "trainer": Rule(
-        f"a group of keys with a _target_, and with {SAFE_WRITER} among its plugins",
-        lambda value: (
-            _is_built(value)
-            and isinstance(plugins := value.get("plugins"), list)
-            and {"_target_": SAFE_WRITER} in plugins
-        ),
-    ),
-    "callbacks": GROUP,
-    "logger": GROUP,
-}
+# by their place in the config, because they build nothing
+SECTIONS: dict[str, Any] = {"": RunOptions, "dropout": DropoutOptions, "search": SearchOptions}
 
 
-def validate(config: DictConfig) -> None:
-    """Check every value of a composed config that has a rule.
+def check(options: Any, values: dict[str, Any], place: str = "") -> None:
+    """Check values against a definition.
+
+    Args:
+        options: one of the definitions above.
+        values: by key; a key that is missing keeps its default.
+        place: where in the config the values stand, for the message.
 
     Raises:
-        UserError: for the first value that is not allowed.
+        UserError: names the first key, its value and what is allowed.
     """
-    unresolved = OmegaConf.to_container(config)
-    for key, rule in GROUPS.items():
-        rule.check(key, unresolved.get(key))
-    for group in ("callbacks", "logger"):
-        for name, value in unresolved[group].items():
-            either(NULL, BUILT).check(f"{group}.{name}", value)
-    for name in LEFT_OUT:
-        if config.trainer.get(name) is not None:
-            advice = "give trainer.max_epochs and trainer.limit_train_batches"
-            raise UserError(f"trainer.{name}={config.trainer[name]}: must be left out; {advice}")
-    for key, rule in RULES.items():
-        parent, _, name = key.rpartition(".")
-        node = OmegaConf.select(config, parent) if parent else config
-        if isinstance(node, DictConfig) and name in node:
-            if OmegaConf.to_container(node)[name] == "${run_dir}":
-                continue  # Hydra has not chosen it yet
-            value = node[name]
-            rule.check(key, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
-    if (
-        config.callbacks.get("finite")
-        and config.callbacks.finite.get("rollbacks")
-        and config.trainer.get("devices") != 1
-    ):
-        raise UserError(
-            "callbacks.finite.rollbacks: several processes cannot go back; give 0, or trainer.devices=1"
-        )
-    if (
-        config.trainer.get("gradient_clip_val")
-        and config.trainer.get("precision") != "32-true"
-        and config.optimizer.get("fused")
-    ):
-        raise UserError(
-            "trainer.gradient_clip_val: Lightning cannot clip for fused steps; give optimizer.fused=false"
-        )
+    try:
+        TypeAdapter(options).validate_python(values)
+    except ValidationError as error:
+        raise UserError(_explain(error, options, values, place)) from None
+
+
+def _explain(error: ValidationError, options: Any, values: dict[str, Any], place: str) -> str:
+    first, *others = error.errors(include_url=False)
+    key = str(first["loc"][0])
+    name = f"{place}.{key}" if place else key
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(sorted(options.__annotations__.keys() - {"_partial_"}))
+        return f"{name}: no such key; choose {known}"
+    # the alternatives of a union each have an error of their own
+    same_key = [other for other in others if other["loc"][0] == key]
+    reasons = dict.fromkeys(_reason(detail) for detail in (first, *same_key))
+    return f"{name}={values[key]}: must {', or '.join(reasons)}"
+
+
+def _reason(detail: Any) -> str:
+    """What pydantic expects, as the end of a sentence that begins with "must"."""
+    message = detail["msg"].split(" after validation")[0]
+    for start in ("Value error, must ", "Input should ", "List should "):
+        message = message.removeprefix(start)
+    index = detail["loc"][-1]
+    return f"{message} at index {index}" if isinstance(index, int) else message

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from cnnbp.config import options as schema
+from cnnbp.config.options import NetworkOptions, check
 from cnnbp.errors import UserError
 from cnnbp.model import fused
 from cnnbp.model.dropout import Dropout
@@ -55,12 +55,17 @@ class Network(nn.Module):
         head: str = "gap",
     ):
         super().__init__()
-        schema.WIDTHS.check("widths", widths)
-        schema.RATES.check("dropout", dropout)
-        schema.ACTIVATION.check("activation", activation)
-        schema.NORM.check("norm", norm)
-        schema.ORDER.check("order", order)
-        schema.HEAD.check("head", head)
+        check(
+            NetworkOptions,
+            {
+                "widths": widths,
+                "dropout": dropout,
+                "activation": activation,
+                "norm": norm,
+                "order": order,
+                "head": head,
+            },
+        )
         if norm == "group" and any(width % GROUPS for width in widths):
             raise UserError(
                 f"widths={widths}: must be multiples of {GROUPS} for group normalisation"

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from cnnbp.errors import UserError
 from cnnbp.files import replacing
-from cnnbp.runs.run_record import LAST, PREVIOUS
+from cnnbp.runs.run_record import CHECKPOINTS, LAST, PREVIOUS
 
 log = logging.getLogger(__name__)
 
@@ -76,15 +76,16 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def newest(directory: Path) -> Path | None:
-    """The last checkpoint, or with a warning the one before it where the last is damaged; None where there is none.
+    """The last checkpoint of a directory; None where there is none.
+
+    Where the last one is damaged it is, with a warning, the one before it.
 
     Raises:
         UserError: no whole checkpoint is left.
     """
     last, previous = directory / LAST, directory / PREVIOUS
-    if (
-        not last.exists()
-    ):  # killed before the first was written, or between the two renames of `replacing`
+    # killed before the first was written, or between the two renames of `replacing`
+    if not last.exists():
         return previous if previous.exists() else None
     try:
         load(last)
@@ -97,6 +98,26 @@ def newest(directory: Path) -> Path | None:
         load(previous)
         log.warning("%s; going back to the one before it, %s", error, previous.name)
         return previous
+
+
+def find_checkpoint(run: Path, given: str | None) -> Path | None:
+    """The checkpoint to continue from: the run's own, else the one that the user has given.
+
+    Args:
+        given: a checkpoint, or a run directory, of which the newest is taken.
+
+    Raises:
+        UserError: the run directory that was given has no checkpoint.
+    """
+    own = newest(run / CHECKPOINTS)
+    if own or given is None:
+        return own
+    if not Path(given).is_dir():
+        return Path(given)
+    found = newest(Path(given) / CHECKPOINTS)
+    if found is None:
+        raise UserError(f"ckpt_path={given}: has no checkpoint in {CHECKPOINTS}/")
+    return found
 
 
 def check_fits(checkpoint: dict[str, Any], module: nn.Module) -> None:

@@ -18,7 +18,7 @@ from yaml import YAMLError
 from cnnbp.errors import UserError
 
 # below checkpoints/; where the last is damaged or missing, the one before it is used
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 # what the model and the data of a run may be built from
 CODE = (
     "cnnbp.model.network.",
@@ -61,16 +61,16 @@ class RunRecord:
         record = cls(path)
         if not record.exists:
             raise UserError(
-                f"{path}: not a run directory; give one that training made, as outputs/NAME"
+                f"{path}: no run here; give a directory such as outputs/NAME that training made"
             )
         return record
 
     @classmethod
     def below(cls, directory: str | Path) -> Iterator["RunRecord"]:
-        """Every run at or below a directory, finished or not, in the order of their paths."""
-        for path, folders, _ in os.walk(directory):
-            if (record := cls(path)).exists:
-                yield record
+        """Every run at or below a directory, in the order of their paths, also failed ones."""
+        for path, folders, files in os.walk(directory):
+            if HYDRA in folders or RESULT in files or ERROR in files:
+                yield cls(path)
             # in place, so that os.walk leaves the others out
             folders[:] = sorted(
                 name for name in folders if name != CHECKPOINTS and not name.startswith(".")
@@ -164,16 +164,23 @@ def read_config(path: Path) -> DictConfig:
     return config
 
 
-def refuse_foreign_code(path: Path, config: DictConfig) -> None:
-    """Raise a UserError where building this config would call anything but networks, data and optimizers."""
-    for target in _targets(OmegaConf.to_container(config, resolve=True)):
-        # by its name, and where it was written: a module also has what it imports
-        if not str(target).startswith(CODE) or not f"{get_object(target).__module__}.".startswith(
-            CODE
-        ):
+def refuse_unknown_code(run: RunRecord, part: DictConfig) -> None:
+    """Raise a UserError where building a part would call anything that is not in `CODE`.
+
+    The run directory may be somebody else's.
+    """
+    for target in _targets(OmegaConf.to_container(part, resolve=True)):
+        # by its name, and by where it was written: a module also has what it imports
+        written_in = f"{get_object(str(target)).__module__}." if _is_known(target) else ""
+        if not written_in.startswith(CODE):
             raise UserError(
-                f"{path}: would run {target}, which is not allowed here; allowed: {', '.join(CODE)}"
+                f"{run.path / CONFIG}: would run {target}, which is not allowed here; "
+                f"allowed: {', '.join(CODE)}"
             )
+
+
+def _is_known(target: Any) -> bool:
+    return str(target).startswith(CODE)
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -215,16 +222,14 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 
 def _targets(node: Any) -> Iterator[Any]:
-    for key, value in (
-        node.items()
-        if isinstance(node, dict)
-        else enumerate(node)
-        if isinstance(node, list)
-        else ()
-    ):
-        if key == "_target_":
-            yield value
-        yield from _targets(value)
+    """Every `_target_` at or below a node of plain data."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
 
 
 def _plain(path: Path) -> Any:

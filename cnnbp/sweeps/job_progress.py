@@ -1,4 +1,4 @@
-"""How far the jobs of a parallel multirun are, read from their directories by the process that launched them."""
+"""The progress of a parallel multirun, shown by the process that launched its jobs."""
 
 import sys
 import threading
@@ -12,14 +12,15 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from cnnbp.errors import UserError
-from cnnbp.runs.run_record import read_metrics
+from cnnbp.runs.run_record import CONFIG, ERROR, RunRecord
 
 REFRESH_SECONDS = 1
-MOST_SHOWN = 16
+MOST_SHOWN = 16  # running jobs with a line of their own
+MULTIRUN = "multirun.yaml"  # written by the sweep when it starts
 
 
-class State(NamedTuple):
-    """The directories of the jobs that have finished, that failed and that run, of those started."""
+class JobStates(NamedTuple):
+    """The directories of the jobs that have started, by what became of them."""
 
     done: list[Path]
     failed: list[Path]
@@ -27,8 +28,11 @@ class State(NamedTuple):
 
 
 @contextmanager
-def overview(directory: Path, jobs: int) -> Iterator[None]:
-    """Show the jobs below a sweep's directory until the block ends: moving lines on a terminal, elsewhere a log."""
+def job_progress(directory: Path, jobs: int) -> Iterator[None]:
+    """Show how far the jobs of a sweep are until the block ends.
+
+    On a terminal these are lines that move in place, elsewhere a line whenever a job ends.
+    """
     stop = threading.Event()
     thread = threading.Thread(target=_show, args=(directory, jobs, stop), daemon=True)
     thread.start()
@@ -40,58 +44,91 @@ def overview(directory: Path, jobs: int) -> Iterator[None]:
 
 
 def _show(directory: Path, jobs: int, stop: threading.Event) -> None:
-    start, told, lines = time.monotonic(), 0, []
-    bar = tqdm(
-        total=jobs, unit="job", leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty()
-    )
+    display = _Terminal(jobs) if sys.stderr.isatty() else _Log(jobs)
     while not stop.wait(REFRESH_SECONDS):
-        now = state(directory)
-        ended = len(now.done) + len(now.failed)
-        counts = f"{len(now.running)} running, {jobs - sum(map(len, now))} waiting, {len(now.failed)} failed"
-        if not bar.disable:
-            bar.n = ended
-            bar.set_description_str(counts)
-            while len(lines) < min(len(now.running), MOST_SHOWN):
-                lines.append(tqdm(bar_format="{desc}", leave=False, dynamic_ncols=True))
-            for line, run in zip_longest(lines, now.running[: len(lines)]):
-                line.set_description_str(progress(run) if run else "")
-        elif ended > told:
-            told = ended
-            print(
-                tqdm.format_meter(ended, jobs, time.monotonic() - start, unit="job", prefix=counts),
-                file=sys.stderr,
-            )
-            for run in now.running:
-                print(f"  {progress(run)}", file=sys.stderr)
-    for line in (*lines[::-1], bar):
-        line.close()
+        display.show(read_states(directory))
+    display.close()
 
 
-def state(directory: Path) -> State:
-    """Sort the jobs that have started since `multirun.yaml` was written, by the clock of the file system."""
-    since, found = (directory / "multirun.yaml").stat().st_mtime, State([], [], [])
+class _Terminal:
+    """A bar over all jobs, with a line for each running one below it."""
+
+    def __init__(self, jobs: int):
+        self.bar = tqdm(total=jobs, unit="job", leave=False, dynamic_ncols=True)
+        self.lines: list[tqdm] = []
+
+    def show(self, states: JobStates) -> None:
+        self.bar.n = len(states.done) + len(states.failed)
+        self.bar.set_description_str(_counts(states, self.bar.total))
+        while len(self.lines) < min(len(states.running), MOST_SHOWN):
+            self.lines.append(tqdm(bar_format="{desc}", leave=False, dynamic_ncols=True))
+        shown = states.running[: len(self.lines)]
+        for line, run in zip_longest(self.lines, shown):
+            line.set_description_str(describe(run) if run else "")
+
+    def close(self) -> None:
+        for line in (*self.lines[::-1], self.bar):
+            line.close()
+
+
+class _Log:
+    """A line for all jobs and one for each running job, whenever a job has ended."""
+
+    def __init__(self, jobs: int):
+        self.jobs, self.ended = jobs, 0
+        self.start = time.monotonic()
+
+    def show(self, states: JobStates) -> None:
+        ended = len(states.done) + len(states.failed)
+        if ended <= self.ended:
+            return
+        self.ended = ended
+        seconds = time.monotonic() - self.start
+        counts = _counts(states, self.jobs)
+        line = tqdm.format_meter(ended, self.jobs, seconds, unit="job", prefix=counts)
+        print(line, file=sys.stderr)
+        for run in states.running:
+            print(f"  {describe(run)}", file=sys.stderr)
+
+    def close(self) -> None:
+        return
+
+
+def _counts(states: JobStates, jobs: int) -> str:
+    running, failed = len(states.running), len(states.failed)
+    waiting = jobs - running - failed - len(states.done)
+    return f"{running} running, {waiting} waiting, {failed} failed"
+
+
+def read_states(directory: Path) -> JobStates:
+    """Sort the jobs that have started since the sweep did, by the clock of the file system."""
+    since = (directory / MULTIRUN).stat().st_mtime
+    states = JobStates([], [], [])
     for path in sorted(directory.iterdir()):
-        if _newer(path / "error.txt", since):
-            found.failed.append(path)
-        elif _newer(path / ".hydra" / "config.yaml", since):
-            (found.done if (path / "result.json").exists() else found.running).append(path)
-    return found
+        if _is_newer(path / ERROR, since):
+            states.failed.append(path)
+        elif _is_newer(path / CONFIG, since):
+            is_done = RunRecord(path).is_finished
+            (states.done if is_done else states.running).append(path)
+    return states
 
 
-def _newer(path: Path, since: float) -> bool:
+def _is_newer(path: Path, since: float) -> bool:
     try:
         return path.stat().st_mtime >= since
     except (FileNotFoundError, NotADirectoryError):
         return False
 
 
-def progress(run: Path) -> str:
+def describe(run: Path) -> str:
     """Name a running job, its finished epochs and its latest accuracy."""
     try:
-        rows = [row for row in read_metrics(run / "metrics.csv") if row.get("accuracy/train")]
+        rows = RunRecord(run).metrics
     except UserError:
         rows = []
-    accuracies = [row.get("accuracy/val") or row.get("accuracy/test") for row in rows]
-    latest = f", accuracy {float(accuracies[-1]):.2%}" if accuracies and accuracies[-1] else ""
-    when = f"after epoch {len(rows)}" if rows else "in its first epoch"
-    return f"{when}{latest}: {run.name}"
+    epochs = [row for row in rows if row.get("accuracy/train")]
+    if not epochs:
+        return f"in its first epoch: {run.name}"
+    accuracy = epochs[-1].get("accuracy/val") or epochs[-1].get("accuracy/test")
+    latest = f", accuracy {float(accuracy):.2%}" if accuracy else ""
+    return f"after epoch {len(epochs)}{latest}: {run.name}"

@@ -8,36 +8,37 @@ from pytorch_lightning import LightningDataModule, LightningModule
 
 from cnnbp.errors import UserError
 from cnnbp.runs.checkpoint_file import load, newest
-from cnnbp.runs.run_record import read_config, refuse_foreign_code
+from cnnbp.runs.run_record import BEST, CHECKPOINTS, RunRecord, refuse_unknown_code
 
 
 def restore(
     directory: str | Path, checkpoint: str = "last"
 ) -> tuple[DictConfig, LightningDataModule, LightningModule]:
-    """Build the data and the model of a run directory, with the weights of its "last" or "best" checkpoint.
+    """Build the data and the model of a run, with the weights of one of its checkpoints.
+
+    Args:
+        checkpoint: "last" or "best".
+
+    Returns:
+        The config, the data, and the model in evaluation mode.
 
     Raises:
-        UserError: the directory holds no run, or no such checkpoint, or one that cannot be read.
+        UserError: the directory holds no run, or the checkpoint is missing or cannot be read.
     """
-    record, checkpoints = (
-        Path(directory) / ".hydra" / "config.yaml",
-        Path(directory) / "checkpoints",
-    )
-    if not record.exists():
-        raise UserError(
-            f"{directory}: no run here; give a directory such as outputs/NAME that train.py made"
-        )
-    config = read_config(record)
-    for part in (config.model, config.data):
-        refuse_foreign_code(record, part)
-    if checkpoint == "best" and not (checkpoints / "best.ckpt").exists():
-        raise UserError(
-            f"{directory}: has no best checkpoint, which training keeps with data.val_size=5000 alone"
-        )
-    weights = load(
-        (checkpoint == "last" and newest(checkpoints)) or checkpoints / f"{checkpoint}.ckpt"
-    )
-    model = instantiate(config.model)
+    run = RunRecord.open(directory)
+    for part in (run.config.model, run.config.data):
+        refuse_unknown_code(run, part)
+    weights = load(_find(run, checkpoint))
+    model = instantiate(run.config.model)
     model.on_load_checkpoint(weights)
     model.load_state_dict(weights["state_dict"])
-    return config, instantiate(config.data), model.eval()
+    return run.config, instantiate(run.config.data), model.eval()
+
+
+def _find(run: RunRecord, checkpoint: str) -> Path:
+    folder = run.path / CHECKPOINTS
+    if checkpoint == "last":
+        return newest(folder) or folder / "last.ckpt"
+    if not (folder / BEST).exists():
+        raise UserError(f"{run.path}: has no best checkpoint; retrain with data.val_size=5000")
+    return folder / BEST

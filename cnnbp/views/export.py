@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from cnnbp.data.datamodule import DataModule
 from cnnbp.errors import UserError
 from cnnbp.files import replacing
-from cnnbp.runs.run_record import read_result
-from cnnbp.sweeps.leaderboard import recipe
+from cnnbp.runs.run_record import RunRecord, read_result
 from cnnbp.training.restore import restore
 
 LARGEST_DIFFERENCE = 1e-4  # of a logit
@@ -298,7 +297,7 @@ def accuracy(directory: Path, checkpoint: str) -> list[str]:
         record.parents[1]
         for record in sorted(directory.resolve().parent.glob("*/.hydra/config.yaml"))
     ]
-    runs = [run for run in beside if recipe(run) == recipe(directory)]
+    runs = [run for run in beside if RunRecord(run).recipe == RunRecord(directory).recipe]
     results = [
         read_result(path) for run in [*runs, directory] if (path := run / "result.json").exists()
     ]

@@ -26,7 +26,8 @@ from cnnbp.figures.network_images import worst
 from cnnbp.files import replacing
 from cnnbp.model.layer_table import measure
 from cnnbp.runs.run_record import read_config, read_metrics, read_result
-from cnnbp.sweeps import leaderboard
+from cnnbp.sweeps.leaderboard_plot import draw_leaderboard
+from cnnbp.sweeps.ranking import rank_runs
 from cnnbp.training.restore import restore
 from cnnbp.views import explain
 from cnnbp.views.evaluate import on_test_set
@@ -50,7 +51,7 @@ FIGURES = {  # what result.json holds: what it is called and how it is written
 Points = list[tuple[int, float]]  # step and value
 
 
-def report(directory: str | Path, output: str | Path | None = None) -> Path:
+def write_report(directory: str | Path, output: str | Path | None = None) -> Path:
     """Write the page of a run, or of all runs below a directory, and return where: by default `report.html` there.
 
     Raises:
@@ -76,15 +77,14 @@ def report(directory: str | Path, output: str | Path | None = None) -> Path:
     html = environment.get_template("report.html").render(contents, title=directory)
     with replacing(output, "wb") as file:
         file.write(html.encode())
+    print(output)
     return output
 
 
 def _run(directory: Path) -> dict[str, Any]:
     """What the page of a run shows; of an unfinished one as much as there is."""
     records = directory / ".hydra"
-    error = next(
-        row.get("error") for row in leaderboard.ranked(directory) if row["overrides"] == "."
-    )
+    error = next(row.get("error") for row in rank_runs(directory) if row["overrides"] == ".")
     result = {} if error else read_result(directory / "result.json")
     columns, network = _metrics(directory), _network(directory)
     sofar = {"steps": max((step for points in columns.values() for step, _ in points), default=0)}
@@ -109,7 +109,7 @@ def _run(directory: Path) -> dict[str, Any]:
 
 def _sweep(directory: Path, output: Path) -> dict[str, Any]:
     """What the page of a sweep shows: its runs, the best first."""
-    rows = leaderboard.ranked(directory)
+    rows = rank_runs(directory)
     if not rows:
         raise UserError(
             f"{directory}: no run here; give a directory such as outputs/NAME that train.py made"
@@ -149,7 +149,7 @@ def _sweep(directory: Path, output: Path) -> dict[str, Any]:
         "charts": [_chart(kind, lines) for kind, lines in curves.items() if any(lines.values())],
         "finished": finished,
         "failed": [row for row in rows if "error" in row],
-        "picture": _picture(lambda path: leaderboard.draw(finished, path)) if finished else None,
+        "picture": _picture(lambda path: draw_leaderboard(finished, path)) if finished else None,
     }
 
 

@@ -1,48 +1,120 @@
-import itertools
+"""The checks of a config: every option has one definition, and an error names key, value and reason."""
+
+import inspect
+import re
 
 import pytest
-import yaml
+from hydra.utils import get_object
+from omegaconf import OmegaConf
 from paths import ROOT
 
-from cnnbp.cli import _compose
-from cnnbp.config.options import RULES, one_of, whole
+from cnnbp.config.check import validate
+from cnnbp.config.compose import compose
+from cnnbp.config.option_table import print_options
+from cnnbp.config.options import PARTS, DataOptions, NetworkOptions, check
 from cnnbp.errors import UserError
 
-CONF = ROOT / "conf"
+# what train.py composes, with each choice of each group
+GROUPS = ("data", "augment", "model", "dropout", "optimizer", "scheduler", "average", "logger")
+CHOICES = []
+for group in GROUPS:
+    for file in sorted((ROOT / "conf" / group).glob("*.yaml")):
+        CHOICES.append(f"{group}={file.stem}")
 
 
-def leaves(node, key):
-    if isinstance(node, dict):
-        for name, value in node.items():
-            if not name.startswith("_") and name != "defaults":
-                yield from leaves(value, f"{key}.{name}")
-    else:
-        yield key
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_is_valid(choice):
+    compose([choice])
 
 
-def test_every_value_of_every_choice_has_a_rule():
-    groups = ("data", "augment", "model", "dropout", "optimizer", "scheduler", "trainer")
-    files = itertools.chain.from_iterable((CONF / group).glob("*.yaml") for group in groups)
-    keys = {
-        key for file in files for key in leaves(yaml.safe_load(file.read_text()), file.parent.name)
-    }
-    rules = {key for key in RULES if not key.endswith("._partial_")}
-    assert keys - rules == {"trainer.plugins"}  # checked with the whole trainer
-    assert {key for key in rules if key.partition(".")[0] in groups} - keys == {"model.network"}
+@pytest.mark.parametrize("target", PARTS)
+def test_a_definition_names_what_its_class_takes(target):
+    options = set(PARTS[target].__annotations__) - {"_partial_"}
+    parameters = inspect.signature(get_object(target)).parameters
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return  # the class passes other options on
+    if target == "pytorch_lightning.Trainer":
+        options -= {"graph"}  # taken out before the Trainer is built
+    if target.startswith("torch.optim."):
+        options &= set(parameters) | {"lr", "weight_decay"}  # one definition for all of them
+    assert options <= set(parameters)
 
 
-@pytest.mark.parametrize("value", [True, 1.0, "1", None, 0, 11, float("nan")])
+def test_every_value_of_the_default_config_has_a_definition():
+    config = compose([])
+    undefined = []
+
+    def walk(node, place):
+        options = PARTS.get(node.get("_target_", ""))
+        for key, value in node.items():
+            if options and not key.startswith("_") and key not in options.__annotations__:
+                undefined.append(f"{place}.{key}")
+            if isinstance(value, dict):
+                walk(value, f"{place}.{key}")
+
+    tree = OmegaConf.to_container(config)
+    for group in ("data", "augment", "model", "optimizer", "scheduler", "trainer"):
+        walk(tree[group], group)
+    assert undefined == []
+
+
+@pytest.mark.parametrize("value", [True, 1.0, "1", None, 0, 60_001, float("nan")])
 def test_whole_numbers_are_not_mistaken(value):
-    with pytest.raises(UserError, match="must be a whole number from 1 to 10"):
-        whole(1, 10).check("key", value)
+    with pytest.raises(UserError, match=f"^data.batch_size={value}: must be "):
+        check(DataOptions, {"batch_size": value}, "data")
 
 
-def test_choices_are_of_the_same_type():
-    assert one_of(1, "a").accepts(1)
-    assert not one_of(1, "a").accepts(True)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"widths": [1, 2, 3]}, r"network.widths=\[1, 2, 3\]: must have at least 5 items"),
+        ({"widths": [1, 2, 3, 4, 0]}, "widths=.*: must be greater than or equal to 1 at index 4"),
+        ({"dropout": [0, 0, 0, 1]}, "dropout=.*: must be less than 1 at index 3"),
+        ({"activation": "foo"}, "activation=foo: must be 'relu', .* or 'tanh'"),
+        ({"width": 3}, "network.width: no such key; choose activation, dropout, "),
+    ],
+)
+def test_an_error_names_key_value_and_reason(values, message):
+    with pytest.raises(UserError, match=message):
+        check(NetworkOptions, values, "network")
 
 
-def test_the_message_names_key_value_and_what_is_allowed():
-    with pytest.raises(UserError) as error:
-        _compose(["optimizer.lr=-1"])
-    assert str(error.value) == "optimizer.lr=-1: must be a number above 0"
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lr=-1", "optimizer.lr=-1: must be greater than 0"),
+        ("dropout.rates=[0,0,0,2]", "dropout.rates=[0, 0, 0, 2]: must be less than 1 at index 3"),
+        ("+optimizer.lr2=1", None),  # torch's own class knows its arguments
+        ("+augment.foo=1", "augment.foo: no such key; choose degrees, elastic, "),
+        ("+trainer.max_steps=5", "trainer.max_steps=5: must be left out; give trainer.max_epochs"),
+        ("+callbacks.mine={a:1}", "callbacks.mine={'a': 1}: must be null, or a group of keys"),
+        ("~scheduler", "scheduler=None: must be {}, or a group of keys with a _target_"),
+    ],
+)
+def test_an_override_that_is_wrong_is_named_as_it_was_given(override, message):
+    overrides = ["augment=affine", override]
+    if message is None:
+        compose(overrides)
+        return
+    with pytest.raises(UserError, match=re.escape(message)):
+        compose(overrides)
+
+
+def test_options_of_another_class_are_its_own():
+    compose(["optimizer=sgd", "optimizer._target_=torch.optim.Rprop", "optimizer.momentum=7"])
+
+
+def test_a_definition_gives_the_documentation(capsys):
+    print_options("Network")
+    out = capsys.readouterr().out
+    assert re.search(r"widths +list of integer >= 1 5 of them +channels of the five blocks", out)
+    assert re.search(r"norm +batch, group, none", out)
+    with pytest.raises(UserError, match="options foo: no such part"):
+        print_options("foo")
+
+
+def test_a_valid_config_is_not_changed():
+    config = compose([])
+    before = OmegaConf.to_container(config)
+    validate(config)
+    assert OmegaConf.to_container(config) == before

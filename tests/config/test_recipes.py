@@ -6,13 +6,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from paths import ROOT
 
-from cnnbp.cli import _compose
+from cnnbp.config.compose import compose
 
 VARIANTS = sorted(file.stem for file in (ROOT / "conf" / "ablation").glob("*.yaml"))
 
 
 def composed(*overrides):
-    return _compose(["experiment=fast", "name=any", "run_dir=any", *overrides])
+    return compose(["experiment=fast", "name=any", "run_dir=any", *overrides])
 
 
 def plain(config):

@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import nn
 
-from cnnbp.config import options as schema
 from cnnbp.errors import UserError
 from cnnbp.model.network import ACTIVATIONS, NORMS, Network
 
@@ -61,9 +60,7 @@ def test_the_linear_head_is_fully_connected():
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("norm", [*NORMS, "none"])
-def test_every_option_that_the_schema_allows_builds(activation, norm):
-    assert schema.ACTIVATION.accepts(activation)
-    assert schema.NORM.accepts(norm)
+def test_every_activation_and_norm_builds(activation, norm):
     Network(activation=activation, norm=norm)(torch.zeros(1, 1, 28, 28))
 
 

@@ -14,8 +14,8 @@ import torch
 from hydra.errors import MissingConfigException
 from paths import ROOT
 
-from cnnbp.errors import explain
-from cnnbp.sweeps import job_progress as overview
+from cnnbp.config.hydra_errors import explain
+from cnnbp.sweeps import job_progress
 
 SMALL = (
     "trainer=smoke",
@@ -96,7 +96,10 @@ def test_a_job_queued_again_continues_from_its_checkpoint(train):
         assert sweep.poll() is None
         time.sleep(0.05)
     path = checkpoints[0].parents[1]
-    os.kill(int(re.match(r"process (\d+)", (path / ".lock").read_text())[1]), signal.SIGUSR2)
+    os.kill(
+        int(re.match(r"process (\d+)", path.with_name(f".{path.name}.holder").read_text())[1]),
+        signal.SIGUSR2,
+    )
     assert sweep.wait() == 0
     assert "continued from its last checkpoint" in (path / "train.log").read_text()
     train(*options, "name=whole", "seed=1")
@@ -125,14 +128,18 @@ def sweep(tmp_path):
 
 
 def test_the_overview_tells_the_jobs_apart(sweep):
-    assert overview.state(sweep) == ([sweep / "done"], [sweep / "failed"], [sweep / "running"])
-    assert overview.progress(sweep / "running") == "after epoch 2, accuracy 90.00%: running"
-    assert overview.progress(sweep / "earlier") == "in its first epoch: earlier"
+    assert job_progress.read_states(sweep) == (
+        [sweep / "done"],
+        [sweep / "failed"],
+        [sweep / "running"],
+    )
+    assert job_progress.describe(sweep / "running") == "after epoch 2, accuracy 90.00%: running"
+    assert job_progress.describe(sweep / "earlier") == "in its first epoch: earlier"
 
 
 def test_the_overview_is_plain_lines_without_a_terminal(sweep, monkeypatch, capsys):
-    monkeypatch.setattr(overview, "REFRESH_SECONDS", 0.01)
-    with overview.overview(sweep, 5):
+    monkeypatch.setattr(job_progress, "REFRESH_SECONDS", 0.01)
+    with job_progress.job_progress(sweep, 5):
         time.sleep(0.2)
     line, job = capsys.readouterr().err.splitlines()
     assert re.match(

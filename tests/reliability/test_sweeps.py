@@ -1,7 +1,6 @@
 """Sweeps that fail in part, are killed, overwritten or run twice."""
 
 import csv
-import fcntl
 import json
 import os
 import random
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from paths import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -69,10 +69,8 @@ def test_a_finished_job_is_not_trained_again_and_a_missing_one_is(train):
 def test_a_job_in_use_is_a_failed_one_and_keeps_its_files(train, capfd):
     used = job("seed=1")
     used.mkdir(parents=True)
-    with (used / ".lock").open("w") as lock:
-        lock.write("process 123 on some-host")
-        lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    used.with_name(f".{used.name}.holder").write_text("process 123 on some-host")
+    with FileLock(used.with_name(f".{used.name}.lock")):
         with pytest.raises(SystemExit, match="1 of 2 jobs failed"):
             train("-m", *SMALL, "name=sweep", "seed=1,2")
         assert "is in use by process 123 on some-host" in board()[1]["error"]
@@ -109,27 +107,31 @@ def test_overwriting_trains_anew_and_a_mistake_overwrites_nothing(train):
     train(*SMALL, "name=run", "seed=2")
 
 
-@pytest.mark.parametrize(
-    "moved", [("result.json",), (".hydra", "result.json", "metrics.csv"), ("checkpoints",)]
-)
-@pytest.mark.parametrize("place", [".moving", ".replaced"])
-def test_a_kill_while_a_run_is_put_aside_loses_nothing(train, moved, place):
+@pytest.mark.parametrize("new", ["nothing", "a directory", "a config"])
+def test_a_kill_while_a_run_is_overwritten_loses_nothing(train, new):
     train(*SMALL, "name=run")
     run = Path("outputs/run")
     kept = {path.relative_to(run) for path in run.rglob("*")}
     weights = (run / "checkpoints/last.ckpt").read_bytes()
-    aside = (
-        [item.name for item in run.iterdir() if item.name != ".lock"]
-        if place == ".replaced"
-        else moved
-    )
-    (run / place).mkdir()
-    for name in aside:
-        (run / name).rename(run / place / name)
+    run.rename("outputs/.run.replaced")
+    if new != "nothing":
+        run.mkdir()
+    if new == "a config":
+        (run / ".hydra").mkdir()
+        (run / ".hydra" / "config.yaml").write_text("seed: 2\n")
     with pytest.raises(SystemExit, match="was made with another config"):
         train(*SMALL, "name=run", "seed=2")
     assert {path.relative_to(run) for path in run.rglob("*")} == kept
     assert (run / "checkpoints/last.ckpt").read_bytes() == weights
+
+
+def test_a_kill_after_the_first_new_checkpoint_keeps_the_new_run(train):
+    train(*SMALL, "name=run", "seed=2")
+    train(*SMALL, "name=old")
+    Path("outputs/old").rename("outputs/.run.replaced")
+    train(*SMALL, "name=run", "seed=2")
+    assert json.loads(Path("outputs/run/result.json").read_text())["seed"] == 2
+    assert not Path("outputs/.run.replaced").exists()
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_a_kill_while_a_run_is_put_aside_loses_nothing(train, moved, place):
         (("optimizer=sgd,foo",), "optimizer=foo: no such choice; choose adam, adamw"),
         (("optimizer.lrr=1,2",), "optimizer.lrr=1: no such key; choose lr"),
         (("name=a,b",), "name: takes one value"),
-        (("launcher=joblib", "jobs=0"), "jobs=0: must be a whole number, 1 or more"),
+        (("launcher=joblib", "jobs=0"), "jobs=0: must be greater than or equal to 1"),
         (("trainer=cpu,ddp",), "trainer.devices: several processes run alone"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from cnnbp.cli import _compose
+from cnnbp.config.compose import compose
 
 BASE = ("trainer=smoke", "name=run", "data.batch_size=16", "data.eval_batch_size=100")
 VALUES = (
@@ -45,7 +45,7 @@ def keys(node, prefix=""):
             yield from keys(value, f"{prefix}{key}.")
 
 
-KEYS = sorted(set(keys(OmegaConf.to_container(_compose(["hydra/job_logging=none"])))))
+KEYS = sorted(set(keys(OmegaConf.to_container(compose(["hydra/job_logging=none"])))))
 OVERRIDES = st.one_of(
     st.builds("{}={}".format, st.sampled_from(KEYS), st.sampled_from(VALUES)),
     st.builds("~{}".format, st.sampled_from(KEYS)),

@@ -7,18 +7,16 @@ from pathlib import Path
 import pytest
 
 from cnnbp.errors import UserError
-from cnnbp.sweeps.leaderboard import (
+from cnnbp.sweeps.leaderboard_formats import (
     COLUMNS,
     SEED_COLUMNS,
     comma_separated,
-    draw,
-    keep,
     markdown,
-    over_seeds,
-    ranked,
-    t_quantile,
     table,
 )
+from cnnbp.sweeps.leaderboard_plot import draw_leaderboard
+from cnnbp.sweeps.ranking import group_over_seeds, rank_runs, student_quantile
+from cnnbp.sweeps.row_filters import keep
 
 RESULTS = {
     "lr=1,seed=1": {"accuracy": 0.90, "loss": 0.3, "train_seconds": 5.0, "seed": 1},
@@ -56,7 +54,7 @@ def sweep(tmp_path):
 
 
 def test_the_best_is_first_and_nothing_is_dropped(sweep):
-    rows = ranked(sweep)
+    rows = rank_runs(sweep)
     assert [row["overrides"] for row in rows[:4]] == [
         "lr=2,seed=1",
         "lr=1,seed=3",
@@ -72,24 +70,24 @@ def test_the_best_is_first_and_nothing_is_dropped(sweep):
 
 
 def test_a_run_that_is_named_twice_is_listed_once(sweep):
-    assert len(ranked(sweep, sweep / "killed" / "..", sweep / "failed")) == len(ranked(sweep))
+    assert len(rank_runs(sweep, sweep / "killed" / "..", sweep / "failed")) == len(rank_runs(sweep))
 
 
 def test_a_validation_accuracy_decides_over_the_test_accuracy(sweep):
     (sweep / "lr=1,seed=1" / "result.json").write_text(
         json.dumps(RESULTS["lr=1,seed=1"] | {"val_accuracy": 0.99, "val_loss": 0.1})
     )
-    assert ranked(sweep)[0]["overrides"] == "lr=1,seed=1"
+    assert rank_runs(sweep)[0]["overrides"] == "lr=1,seed=1"
 
 
 def test_a_metric_that_is_better_small_ranks_from_below(sweep):
-    assert [row["loss"] for row in ranked(sweep, metric="loss")[:4]] == [0.1, 0.2, 0.2, 0.3]
-    assert over_seeds(ranked(sweep), "loss")[0]["mean"] == 0.1
+    assert [row["loss"] for row in rank_runs(sweep, metric="loss")[:4]] == [0.1, 0.2, 0.2, 0.3]
+    assert group_over_seeds(rank_runs(sweep), "loss")[0]["mean"] == 0.1
 
 
 def test_runs_whose_config_differs_by_the_seed_are_one_group(sweep):
     """By hand: 0.90, 0.94, 0.95 have deviation sqrt(0.0007); Student's t for two degrees of freedom is 4.30265."""
-    alone, group = over_seeds(ranked(sweep))
+    alone, group = group_over_seeds(rank_runs(sweep))
     assert (alone["overrides"], alone["seeds"], alone["mean"]) == ("optimizer.lr=2", 1, 0.96)
     assert not {"deviation", "standard_error", "interval_95"} & alone.keys()
     assert (group["overrides"], group["seeds"], group["worst"], group["best"]) == (
@@ -117,13 +115,13 @@ def test_runs_whose_config_differs_by_the_seed_are_one_group(sweep):
     ],
 )
 def test_the_quantile_of_student_is_the_tabulated_one(freedom, quantile):
-    assert t_quantile(freedom) == pytest.approx(quantile, rel=1e-7)
+    assert student_quantile(freedom) == pytest.approx(quantile, rel=1e-7)
 
 
 def test_groups_reach_over_directories_and_count_a_seed_once(sweep, tmp_path):
     make(tmp_path / "more", "lr=1,seed=1", RESULTS["lr=1,seed=1"])
     make(tmp_path / "more", "lr=1,seed=4", {"accuracy": 0.91, "loss": 0.3, "seed": 4})
-    groups = over_seeds(ranked(*(path for path in sweep.iterdir() if path.is_dir())))
+    groups = group_over_seeds(rank_runs(*(path for path in sweep.iterdir() if path.is_dir())))
     assert sorted(group["seeds"] for group in groups) == [1, 4]
 
 
@@ -138,17 +136,17 @@ def test_groups_reach_over_directories_and_count_a_seed_once(sweep, tmp_path):
     ],
 )
 def test_filters_read_results_configs_and_overrides(sweep, conditions, names):
-    rows = [row for row in ranked(sweep) if "error" not in row]
+    rows = [row for row in rank_runs(sweep) if "error" not in row]
     assert {row["overrides"] for row in keep(rows, conditions)} == names
 
 
 def test_a_filter_that_is_none_is_refused(sweep):
     with pytest.raises(UserError, match="--filter accuracy: is not KEY=VALUE"):
-        keep(ranked(sweep), ["accuracy"])
+        keep(rank_runs(sweep), ["accuracy"])
 
 
 def test_every_format_holds_every_row(sweep):
-    rows = ranked(sweep)
+    rows = rank_runs(sweep)
     lines = table(rows).splitlines()
     assert lines[0].split() == ["rank", "overrides", "accuracy", "loss", "seconds", "error"]
     assert lines[1].split() == ["1", "lr=2,seed=1", "96.00%", "0.1000", "6.0"]
@@ -158,7 +156,7 @@ def test_every_format_holds_every_row(sweep):
     read = list(csv.DictReader(io.StringIO(comma_separated(rows))))
     assert [row["overrides"] for row in read] == [row["overrides"] for row in rows]
     assert float(read[0]["accuracy"]) == 0.96
-    assert "± 6.572%" in table(over_seeds(rows), SEED_COLUMNS)
+    assert "± 6.572%" in table(group_over_seeds(rows), SEED_COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +170,7 @@ def test_every_format_holds_every_row(sweep):
 )
 def test_a_filter_that_can_find_nothing_is_refused(sweep, condition, words):
     with pytest.raises(UserError, match=words):
-        keep(ranked(sweep), [condition])
+        keep(rank_runs(sweep), [condition])
 
 
 def test_the_command_lists_runs_without_a_result_apart(sweep, cnnbp, capsys):
@@ -206,9 +204,9 @@ def test_the_command_lists_runs_without_a_result_apart(sweep, cnnbp, capsys):
 def test_pictures_are_drawn_of_runs_of_groups_and_of_nothing(sweep, tmp_path):
     pytest.importorskip("matplotlib")
     for name, rows in {
-        "runs": ranked(sweep),
-        "groups": over_seeds(ranked(sweep)),
+        "runs": rank_runs(sweep),
+        "groups": group_over_seeds(rank_runs(sweep)),
         "none": [],
     }.items():
-        draw(rows, tmp_path / f"{name}.png")
+        draw_leaderboard(rows, tmp_path / f"{name}.png")
         assert Path(tmp_path / f"{name}.png").exists()

@@ -14,7 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 from torch.nn import functional as F
 
-from cnnbp.figures.network_images import confusion_matrix, feature_maps, filters, worst_mistakes
+from cnnbp.figures.evaluation_images import confusion_matrix, mistake_sheet
+from cnnbp.figures.network_images import feature_maps, filters
 from cnnbp.model.network import Network
 from cnnbp.training.build import build
 from cnnbp.training.callbacks.component_dashboard import activations
@@ -267,7 +268,7 @@ def test_mistakes_come_worst_first():
     logits[1] *= 2
     wrong = torch.zeros(2, 1, 28, 28)
     wrong[0, 0, 3, 3] = wrong[1, 0, 20, 20] = 1
-    picture = np.asarray(worst_mistakes(logits, labels, wrong).convert("L"))
+    picture = np.asarray(mistake_sheet(logits, labels, wrong).convert("L"))
     dark = [np.argwhere(picture[30:86, x : x + 56] == 0)[0].tolist() for x in (7, 77)]
     assert dark == [[6, 6], [40, 40]]
     matrix = np.asarray(confusion_matrix(logits, labels))

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cnnbp.data.datasets import MNIST
 from cnnbp.training.restore import restore
-from cnnbp.views.evaluate import over_shifts
+from cnnbp.views.evaluate import average_over_shifts
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -58,7 +58,7 @@ def test_evaluate_gives_the_numbers_of_the_run(trained, cnnbp, capsys):
     assert counts[:, 2].sum() == correct
 
 
-def test_the_mean_over_shifts(trained):
+def test_the_mean_average_over_shifts(trained):
     config, data, model = restore(trained)
     data.setup("test")
     images, labels = data.splits["test"]
@@ -72,7 +72,7 @@ def test_the_mean_over_shifts(trained):
             with torch.inference_mode():
                 pixels = images.roll((down, right), (1, 2))[:, None].float()
                 mean += model(data.normalise(pixels)).softmax(1) / 9
-    torch.testing.assert_close(over_shifts(config, data, model), mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(average_over_shifts(config, data, model), mean, rtol=1e-4, atol=1e-5)
     assert data.splits["test"][0] is images
 
 

@@ -13,7 +13,11 @@ from cnnbp.errors import UserError
 from cnnbp.model import backprop
 from cnnbp.model.layer_table import measure
 from cnnbp.model.network import Network
-from cnnbp.views.explain import Stop, _boxes, _tiles, animate, draw, explain, journey, table
+from cnnbp.views.explain import explain_image
+from cnnbp.views.trace import TracedComponent, trace_image
+from cnnbp.views.trace_film import animate_trace
+from cnnbp.views.trace_picture import arrange_maps, block_boxes, draw_trace
+from cnnbp.views.trace_table import trace_table
 
 pytest.importorskip("matplotlib")
 
@@ -52,7 +56,7 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def travel(network, label=7):
-    return journey(network, normalise(digit()[None, None].double()), label, LR)
+    return trace_image(network, normalise(digit()[None, None].double()), label, LR)
 
 
 def by_autograd(network, label):
@@ -144,7 +148,7 @@ def test_a_wrong_gradient_by_hand_is_seen(monkeypatch):
 def test_table_shows_the_stops():
     network = build()
     stops, label = travel(network)
-    lines = table(stops, label).splitlines()
+    lines = trace_table(stops, label).splitlines()
     assert max(map(len, lines)) <= 140
     rows = {
         line.split()[0]: line.replace("|", " ").split()
@@ -196,7 +200,7 @@ def test_table_shows_the_stops():
 def test_label(label, capsys):
     network = build(**SMALL)
     prediction = int(network.eval()(normalise(digit()[None, None].float())).argmax())
-    explain(network, digit(), prepare, LR, "a picture", label)
+    explain_image(network, digit(), prepare, LR, "a picture", label)
     first, *_, last = capsys.readouterr().out.splitlines()
     known = "label unknown, so the prediction is taken for it" if label is None else "label 2"
     assert first == f"a picture: read as {prediction}, {known}"
@@ -218,7 +222,7 @@ def test_the_network_is_left_as_it_was():
 
 def test_picture(tmp_path):
     stops, label = travel(build())
-    draw(stops, label, tmp_path / "picture.png", "title")
+    draw_trace(stops, label, tmp_path / "picture.png", "title")
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.size == (1920, 1080)
         assert len(picture.convert("RGB").getcolors(2**21)) > 1000
@@ -235,10 +239,10 @@ def test_all_maps_have_room(widths):
     channels |= {"conv5": 10, "gap": 10}
     empty = torch.empty(0)
     stops = [
-        Stop(f"{name}.x", "", "", torch.empty(number, 1, 1), empty, 0.0)
+        TracedComponent(f"{name}.x", "", "", torch.empty(number, 1, 1), empty, 0.0)
         for name, number in channels.items()
     ]
-    boxes = _boxes([*stops, Stop("flatten", "", "", torch.empty(10), empty, 0.0)])
+    boxes = block_boxes([*stops, TracedComponent("flatten", "", "", torch.empty(10), empty, 0.0)])
     assert list(boxes) == [*channels, "flatten"]
     for (left, width, _), (right, _, _) in pairwise([*boxes.values(), (1920, 0, 0)]):
         assert left + width + 25 < right
@@ -256,13 +260,13 @@ def test_picture_of_a_dead_network(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         stops, label = travel(network)
-        table(stops, label)
-        draw(stops, label, tmp_path / "picture.png")
+        trace_table(stops, label)
+        draw_trace(stops, label, tmp_path / "picture.png")
 
 
 def test_film(tmp_path):
     stops, label = travel(build(**OPTIONS["no dropout, usual order"]))
-    animate(stops, label, tmp_path / "film.gif", "title")
+    animate_trace(stops, label, tmp_path / "film.gif", "title")
     assert (tmp_path / "film.gif").stat().st_size < 2e6
     assert [path.name for path in tmp_path.iterdir()] == ["film.gif"]
     with Image.open(tmp_path / "film.gif") as film:
@@ -281,19 +285,19 @@ def test_film(tmp_path):
 
 def test_film_must_be_a_gif(tmp_path):
     with pytest.raises(UserError, match=r"film\.mp4: the film is a GIF; name it FILE\.gif"):
-        explain(build(**SMALL), digit(), prepare, LR, "", film=str(tmp_path / "film.mp4"))
+        explain_image(build(**SMALL), digit(), prepare, LR, "", film=str(tmp_path / "film.mp4"))
 
 
 def test_explain_writes_and_names_its_files(tmp_path, capsys):
     plot = str(tmp_path / "picture.svg")
-    explain(build(**SMALL), digit(), prepare, LR, "", 1, plot=plot)
+    explain_image(build(**SMALL), digit(), prepare, LR, "", 1, plot=plot)
     assert capsys.readouterr().out.endswith(f"{plot}\n")
     assert (tmp_path / "picture.svg").read_text().startswith("<?xml")
 
 
 def test_tiles_are_laid_out_in_rows():
     maps = torch.arange(5 * 2 * 2.0).reshape(5, 2, 2).numpy()
-    sheet = _tiles(maps, columns=3, side=4, gap=1)
+    sheet = arrange_maps(maps, columns=3, side=4, gap=1)
     assert sheet.shape == (9, 14)
     assert (sheet[0, 0], sheet[3, 3]) == (0, 3)
     assert (sheet[0, 5], sheet[0, 10], sheet[5, 0], sheet[8, 8]) == (4, 8, 12, 19)

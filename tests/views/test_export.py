@@ -17,8 +17,9 @@ import torch
 from omegaconf import OmegaConf
 from paths import ROOT
 
+from cnnbp.config.error_line import errors_on_one_line
 from cnnbp.data.datamodule import DataModule
-from cnnbp.errors import UserError, in_one_line
+from cnnbp.errors import UserError
 from cnnbp.model.network import Network
 from cnnbp.training.restore import restore
 from cnnbp.views.export import FORMATS, Deployed, accuracy, export, largest_difference
@@ -191,7 +192,7 @@ def test_what_computes_something_else_is_refused(run, tmp_path, monkeypatch, cap
     monkeypatch.setattr(
         Deployed, "forward", lambda self, images: self.network(images / 255)
     )  # no mean, no deviation
-    with pytest.raises(SystemExit) as exit, in_one_line():
+    with pytest.raises(SystemExit) as exit, errors_on_one_line():
         export(run, format, tmp_path / f"net{SUFFIXES[format]}")
     # a text as the code means exit status 1
     assert re.fullmatch(

@@ -19,7 +19,7 @@ from cnnbp.errors import UserError
 
 pytest.importorskip("matplotlib")
 
-from cnnbp.views.html_report import _even_ticks, _log_ticks, report
+from cnnbp.views.html_report import _even_ticks, _log_ticks, write_report
 
 SMOKE = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100", "trainer.max_epochs=2")
 HOSTILE = '"><script>alert(1)</script>'
@@ -77,7 +77,9 @@ def run(tmp_path_factory):
     """A finished run of two short epochs, with its report."""
     directory = tmp_path_factory.mktemp("run")
     start(directory, *SMOKE, "data.val_size=5000", "name=run")
-    assert report(directory / "outputs" / "run") == directory / "outputs" / "run" / "report.html"
+    assert (
+        write_report(directory / "outputs" / "run") == directory / "outputs" / "run" / "report.html"
+    )
     return directory / "outputs" / "run"
 
 
@@ -188,7 +190,7 @@ def test_what_comes_from_files_is_escaped(copy):
         )
     (copy / "result.json").unlink()
     (copy / "error.txt").write_text(f"ValueError: {HOSTILE}\n")
-    page = Page(report(copy))
+    page = Page(write_report(copy))
     assert not page.all("script")
     assert HOSTILE in page.texts("code")[0]
     assert HOSTILE in page.texts("pre")[0]
@@ -198,7 +200,7 @@ def test_what_comes_from_files_is_escaped(copy):
 def test_an_unfinished_run_shows_what_there_is(run, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("result.json"))
-    page = Page(report(copy, tmp_path / "page.html"))
+    page = Page(write_report(copy, tmp_path / "page.html"))
     assert page.texts("p", class_="warn")[0].startswith("This run is not finished.")
     shown = dict(zip(page.texts("dt"), page.texts("dd"), strict=True))
     assert shown.keys() == {"test accuracy", "test loss", "steps", "parameters", "seed"}
@@ -208,7 +210,7 @@ def test_an_unfinished_run_shows_what_there_is(run, tmp_path):
 def test_a_run_without_checkpoint_and_curves_says_so(copy):
     (copy / "result.json").unlink()
     (copy / "metrics.csv").unlink()
-    page = Page(report(copy))
+    page = Page(write_report(copy))
     assert not page.all("circle")
     assert re.search(
         "are missing: checkpoint .*last.ckpt: no such file", page.texts("p", class_="warn")[1]
@@ -220,7 +222,7 @@ def test_a_sweep_ranks_its_runs_and_lists_the_failed_apart(sweep, tmp_path):
     prefix = "data.batch_size=16,data.eval_batch_size=100,optimizer.lr="
     good, bad = (f"{prefix}{rate},trainer.max_epochs=2,trainer=smoke" for rate in ("0.1", "-1"))
     (sweep / good / "report.html").write_text("here")
-    path = report(sweep, tmp_path / "elsewhere.html")
+    path = write_report(sweep, tmp_path / "elsewhere.html")
     page = Page(path)
     with (sweep / "leaderboard.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["rank"]]
@@ -242,7 +244,7 @@ def test_a_study_is_shown_by_its_validation_accuracy(copy):
     trial = json.loads((copy / "result.json").read_text())
     del trial["accuracy"], trial["loss"]  # a search never looks at the test set
     (copy / "result.json").write_text(json.dumps(trial))
-    page = Page(report(copy.parent, copy / "study.html"))
+    page = Page(write_report(copy.parent, copy / "study.html"))
     assert page.texts("dt") == ["runs finished", "best validation accuracy"]
     assert page.texts("dd") == ["1 of 1", f"{trial['val_accuracy']:.2%}"]
     assert page.texts("th", scope="col") == ["rank", "run", "validation accuracy", "seconds"]
@@ -250,12 +252,12 @@ def test_a_study_is_shown_by_its_validation_accuracy(copy):
 
 def test_mistakes_of_the_user_are_one_line(tmp_path, copy, monkeypatch):
     with pytest.raises(UserError, match="no run here"):
-        report(tmp_path / "nowhere")
+        write_report(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"missing.page\.html: cannot be written"):
-        report(copy, tmp_path / "missing" / "page.html")
+        write_report(copy, tmp_path / "missing" / "page.html")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match="report.html: pictures need matplotlib"):
-        report(copy)
+        write_report(copy)
     assert not (copy / "report.html").exists()
 
 

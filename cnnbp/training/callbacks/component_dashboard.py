@@ -11,13 +11,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from cnnbp.figures.network_images import (
-    confusion_matrix,
-    feature_maps,
-    filters,
-    gray,
-    worst_mistakes,
-)
+from cnnbp.figures.evaluation_images import confusion_matrix, mistake_sheet
+from cnnbp.figures.network_images import feature_maps, filters, to_gray
 
 FIXED_IMAGES = 100  # the first of the split that is evaluated after each epoch
 EMBEDDED_IMAGES = 1000
@@ -99,7 +94,7 @@ class Dashboard(Callback):
                 torch.cat(parts).cpu() for parts in zip(*self.evaluated, strict=True)
             )
             pictures["evaluation/confusion_matrix"] = confusion_matrix(logits, labels)
-            pictures["evaluation/worst_mistakes"] = worst_mistakes(logits, labels, wrong)
+            pictures["evaluation/worst_mistakes"] = mistake_sheet(logits, labels, wrong)
             probabilities = logits.softmax(1).nan_to_num()
             curves = {
                 f"precision_recall/{c}": (labels == c, probabilities[:, c]) for c in range(10)
@@ -122,7 +117,7 @@ class Dashboard(Callback):
                 board.add_embedding(
                     features.mean((2, 3)),
                     labels.tolist(),
-                    gray(images),
+                    to_gray(images),
                     trainer.global_step,
                     tag="features",
                 )

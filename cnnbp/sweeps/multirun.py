@@ -1,0 +1,81 @@
+"""What `train.py -m` does around its jobs: leave out finished ones, watch the others, rank them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from cnnbp.config.check import validate
+from cnnbp.errors import UserError
+from cnnbp.runs.run_directory import refuse_another_kind, refuse_several_processes
+from cnnbp.runs.run_record import OVERRIDES, RESULT, RunRecord
+from cnnbp.sweeps.ranking import override_key
+
+Job = list[str]  # its overrides
+
+
+def check_jobs(
+    config: DictConfig,
+    jobs: Sequence[Job],
+    directory: Path,
+    compose: Callable[[Job], DictConfig],
+    groups: set[str],
+) -> None:
+    """Check what is no single job's mistake: the sweep itself, the first job and each group choice.
+
+    Composing all jobs of a large sweep would take too long.
+
+    Args:
+        directory: the sweep's.
+        compose: gives the config of a job.
+        groups: the names of all config groups.
+
+    Raises:
+        UserError: no job could run.
+    """
+    names = set()
+    for job in jobs:
+        names.update(override for override in job if override.startswith("name="))
+    if len(names) > 1:
+        raise UserError(
+            "name: takes one value, of the whole sweep; "
+            "each job's directory is named by its overrides"
+        )
+    refuse_another_kind(directory, "sweep")
+    validate(config)
+    seen: set[str] = set()
+    for number, job in enumerate(jobs):
+        choices = {override for override in job if override_key(override) in groups}
+        if number == 0 or not choices <= seen:
+            refuse_several_processes(compose(job))
+            seen |= choices
+
+
+def missing_jobs(
+    jobs: Sequence[Job], directory: Path, passing_keys: Iterable[str], config_folders: list[Path]
+) -> list[Job]:
+    """The jobs without a result; those whose config files were changed since count as missing.
+
+    Args:
+        passing_keys: keys of overrides that change no result, such as launcher.
+        config_folders: where the config files are.
+    """
+    changed = max(map(_last_change, config_folders), default=0.0)
+    finished = set()
+    for result in directory.glob(f"*/{RESULT}"):
+        run = RunRecord(result.parent)
+        record = run.path / OVERRIDES
+        is_current = record.exists() and record.stat().st_mtime > changed
+        if is_current and run.error is None:
+            finished.add(_lasting(run.overrides, passing_keys))
+    return [job for job in jobs if _lasting(job, passing_keys) not in finished]
+
+
+def _last_change(folder: Path) -> float:
+    times = [file.stat().st_mtime for file in folder.rglob("*.yaml")]
+    return max(times, default=0.0)
+
+
+def _lasting(overrides: Iterable[str], passing_keys: Iterable[str]) -> frozenset[str]:
+    """The overrides that make a job what it is."""
+    return frozenset(text for text in overrides if override_key(text) not in passing_keys)
