@@ -1,4 +1,4 @@
-"""A config as train.py would compose it, for commands that are no train.py."""
+"""A config as train.py would compose it, for commands other than train.py."""
 
 from pathlib import Path
 
@@ -20,7 +20,13 @@ def config_directory() -> Path:
 
 
 def compose(overrides: list[str], run_dir: str | Path | None = None) -> DictConfig:
-    """Compose and validate; with `run_dir` that of a run there. Hydra's own part goes where `${hydra:...}` looks."""
+    """Compose and validate a config.
+
+    Hydra's own part goes where `${hydra:...}` looks for it.
+
+    Args:
+        run_dir: for the config of a run in this directory.
+    """
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         config = hydra_compose("config", overrides, return_hydra_config=True)
     with read_write(config.hydra), open_dict(config.hydra):

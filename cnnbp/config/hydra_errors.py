@@ -74,7 +74,7 @@ def _missing_choice(error: MissingConfigException) -> str:
 
 
 def _unreadable(override: str) -> str:
-    """An override that Hydra's grammar does not take, and how to quote it for the shell and Hydra."""
+    """An override that Hydra's grammar does not take, and how to quote it for both."""
     key, sign, value = override.partition("=")
     hint = ""
     if sign and re.fullmatch(r"[+~]*[\w./@-]+", key):

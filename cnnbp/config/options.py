@@ -1,4 +1,4 @@
-"""What each value of a config may be: one typed definition gives its check, its error and its documentation.
+"""What each value of a config may be: one typed definition for check, error and documentation.
 
 The definitions are kept apart from the classes that they describe, because a wrong value is
 answered before anything heavy is imported, and importing torch alone takes seconds. An option of
@@ -9,7 +9,15 @@ import os
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
 from typing_extensions import TypedDict
 
 from cnnbp.errors import UserError
@@ -38,6 +46,14 @@ def _is_file_name(name: Any) -> Any:
     return name
 
 
+def _as_list(value: Any) -> Any:
+    """Hydra's lists and tuples are sequences too, of which pydantic takes lists alone."""
+    is_sequence = isinstance(value, Sequence) and not isinstance(value, str)
+    return list(value) if is_sequence else value
+
+
+AS_LIST = BeforeValidator(_as_list)
+
 # OURS take the listed keys and no others, THEIRS also what their class takes beside them
 OURS = ConfigDict(strict=True, extra="forbid")
 THEIRS = ConfigDict(strict=True, extra="allow")
@@ -61,7 +77,9 @@ class DropoutOptions(TypedDict, total=False):
     """The group `dropout`, which the network refers to."""
 
     rates: Annotated[
-        Sequence[Fraction], Field(min_length=4, max_length=4, description="after blocks 1 to 4")
+        list[Fraction],
+        AS_LIST,
+        Field(min_length=4, max_length=4, description="after blocks 1 to 4"),
     ]
 
 
@@ -123,11 +141,13 @@ class NetworkOptions(TypedDict, total=False):
     """`cnnbp.model.network.Network`"""
 
     widths: Annotated[
-        Sequence[Count],
+        list[Count],
+        AS_LIST,
         Field(min_length=5, max_length=5, description="channels of the five blocks"),
     ]
     dropout: Annotated[
-        Sequence[Fraction],
+        list[Fraction],
+        AS_LIST,
         Field(min_length=4, max_length=4, description="rates after blocks 1 to 4"),
     ]
     activation: Annotated[
@@ -345,7 +365,7 @@ def _explain(error: ValidationError, options: Any, values: dict[str, Any], place
 def _reason(detail: Any) -> str:
     """What pydantic expects, as the end of a sentence that begins with "must"."""
     message = detail["msg"].split(" after validation")[0]
-    for start in ("Value error, must ", "Input should ", "List should "):
+    for start in ("Value error, must ", "Input should ", "List should ", "Value should "):
         message = message.removeprefix(start)
     index = detail["loc"][-1]
     return f"{message} at index {index}" if isinstance(index, int) else message

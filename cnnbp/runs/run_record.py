@@ -109,10 +109,7 @@ class RunRecord:
     @cached_property
     def command(self) -> str | None:
         """The command line that starts the run again; None where Hydra left no record of it."""
-        if not self._hydra:
-            return None
-        multirun = ["-m"] if self._hydra["mode"] == "MULTIRUN" else []
-        return shlex.join(["python", "train.py", *multirun, *self._hydra["overrides"]["task"]])
+        return command_of(self.path / HYDRA_CONFIG)
 
     @cached_property
     def _hydra(self) -> dict[str, Any]:
@@ -162,6 +159,16 @@ def read_config(path: Path) -> DictConfig:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     OmegaConf.set_struct(config, True)
     return config
+
+
+def command_of(record: Path) -> str | None:
+    """The command line in a record of Hydra's; None where there is none."""
+    hydra = (_plain(record) or {}).get("hydra")
+    if not hydra:
+        return None
+    # a job of a sweep is repeated in its place by -m, too
+    multirun = ["-m"] if hydra["mode"] == "MULTIRUN" else []
+    return shlex.join(["python", "train.py", *multirun, *hydra["overrides"]["task"]])
 
 
 def refuse_unknown_code(run: RunRecord, part: DictConfig) -> None:

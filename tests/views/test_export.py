@@ -21,8 +21,10 @@ from cnnbp.config.error_line import errors_on_one_line
 from cnnbp.data.datamodule import DataModule
 from cnnbp.errors import UserError
 from cnnbp.model.network import Network
+from cnnbp.runs.run_record import RunRecord
 from cnnbp.training.restore import restore
-from cnnbp.views.export import FORMATS, Deployed, accuracy, export, largest_difference
+from cnnbp.views.export import FORMATS, Deployed, export, largest_difference
+from cnnbp.views.model_card import describe_accuracy
 
 SMALL = (
     "trainer=smoke",
@@ -279,19 +281,20 @@ def test_runs_that_differ_by_seed_are_taken_together(run, tmp_path):
     spread = (
         f"{mean:.2%} +- {deviation:.2%} over n = 3 seeds (1, 2, 10), mean and standard deviation."
     )
-    own, together = accuracy(tmp_path / "seed=1", "last")
+    own, together = describe_accuracy(RunRecord(tmp_path / "seed=1"), "last")
     assert own.startswith("99.12% of the test images")
     assert together == spread
-    assert accuracy(tmp_path / "another", "last")[1:] == []
+    assert describe_accuracy(RunRecord(tmp_path / "another"), "last")[1:] == []
     trial = json.loads((tmp_path / "again" / "result.json").read_text())
     del trial["accuracy"]  # as a search leaves it, which never looks at the test set
     (tmp_path / "again" / "result.json").write_text(json.dumps(trial))
-    assert accuracy(tmp_path / "again", "last") == [
+    assert describe_accuracy(RunRecord(tmp_path / "again"), "last") == [
         f"{trial['val_accuracy']:.2%} of the validation images (seed 1).",
         spread,
     ]
     assert (
-        accuracy(tmp_path / "unfinished", "last")[0] == "Not known, because the run is unfinished."
+        describe_accuracy(RunRecord(tmp_path / "unfinished"), "last")[0]
+        == "Not known, because the run is unfinished."
     )
 
 

@@ -1,0 +1,118 @@
+"""The model card of an exported run: what it is, how accurate, how it was made, its limits."""
+
+import shlex
+import statistics
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from cnnbp.runs.run_record import RunRecord
+
+TEMPLATE = "model_card.md.j2"
+SPLITS = {"accuracy": "test", "val_accuracy": "validation"}  # a search reads no test set
+
+
+class Exported(NamedTuple):
+    """The file that a card describes, and how it compares with PyTorch."""
+
+    file: str
+    checkpoint: str
+    images: int
+    difference: float
+
+
+def render_card(run: RunRecord, deployed: nn.Module, snippet: str, exported: Exported) -> str:
+    """Fill in the card from a run's record and from what was exported.
+
+    Args:
+        deployed: holds the `network` and the `data` that were exported.
+        snippet: how to load the file.
+    """
+    templates = FileSystemLoader(Path(__file__).parent)
+    # Markdown is not HTML: nothing in it is escaped
+    environment = Environment(
+        loader=templates, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    overrides = []
+    for override in run.overrides:
+        if not override.startswith("name="):  # another run has another name
+            overrides.append(override)
+    return environment.get_template(TEMPLATE).render(
+        **exported._asdict(),
+        name=run.path.resolve().name,
+        seed=run.config.seed,
+        dataset=deployed.data.dataset,
+        parameters=sum(parameter.numel() for parameter in deployed.parameters()),
+        snippet=snippet,
+        accuracy=describe_accuracy(run, exported.checkpoint),
+        layers=(type(deployed.network).__doc__ or "").partition("\n")[0],
+        recipe=_recipe(run.config),
+        command=shlex.join(["python", "train.py", *overrides]),
+    )
+
+
+def _recipe(config: DictConfig) -> dict[str, Any]:
+    return {
+        "network": _as_call(config.model.network),
+        "epochs, batch size": f"{config.trainer.max_epochs}, {config.data.batch_size}",
+        "optimizer": _as_call(config.optimizer),
+        "learning rate schedule": _as_call(config.scheduler),
+        "augmentation": _as_call(config.augment),
+        "label smoothing": config.model.label_smoothing,
+        "images held out for validation": config.data.val_size,
+    }
+
+
+def _as_call(node: DictConfig) -> str:
+    """A part as it would be written in Python, such as `SGD(lr=0.01)`."""
+    options = OmegaConf.to_container(node, resolve=True)
+    target = options.pop("_target_", "none").rpartition(".")[2]
+    options.pop("_partial_", None)
+    if not options:
+        return target
+    arguments = ", ".join(f"{key}={value}" for key, value in options.items())
+    return f"{target}({arguments})"
+
+
+def describe_accuracy(run: RunRecord, checkpoint: str) -> list[str]:
+    """Say how accurate a run is, and all runs beside it that differ by seed and name alone."""
+    lines = ["Not known, because the run is unfinished."]
+    if run.result is not None:
+        shares = []
+        for key, split in SPLITS.items():
+            if key in run.result:
+                shares.append(f"{run.result[key]:.2%} of the {split} images")
+        lines = [f"{', '.join(shares)} (seed {run.result['seed']})."]
+        if checkpoint == "best":
+            lines.append(
+                "Measured with the weights after the last epoch; "
+                "this file holds those of the best epoch."
+            )
+    by_seed = _accuracies_by_seed(run)
+    if len(by_seed) > 1:
+        mean, deviation = statistics.mean(by_seed.values()), statistics.stdev(by_seed.values())
+        seeds = ", ".join(map(str, sorted(by_seed)))
+        lines.append(
+            f"{mean:.2%} +- {deviation:.2%} over n = {len(by_seed)} seeds ({seeds}), "
+            "mean and standard deviation."
+        )
+    return lines
+
+
+def _accuracies_by_seed(run: RunRecord) -> dict[int, float]:
+    """The test accuracies of the runs beside this one with its recipe; its own for its seed."""
+    accuracies = {}
+    for folder in sorted(run.path.resolve().parent.iterdir()):
+        other = RunRecord(folder)
+        if other.exists and other.recipe == run.recipe:
+            _add_accuracy(accuracies, other)
+    _add_accuracy(accuracies, run)
+    return accuracies
+
+
+def _add_accuracy(accuracies: dict[int, float], run: RunRecord) -> None:
+    if run.result is not None and "accuracy" in run.result:
+        accuracies[run.result["seed"]] = run.result["accuracy"]
