@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cnnbp.model import fused
-from cnnbp.model.network import Block, Network
+from cnnbp.model.network import FusedBlock, Network
 
 needs_compiler = pytest.mark.skipif(fused.kernel() is None, reason="no C compiler with OpenMP here")
 SHAPES = [(2, 1, 3, 3), (5, 3, 7, 2), (128, 24, 5, 5), (3, 40, 9, 9), (33, 32, 13, 13)]
@@ -173,7 +173,7 @@ def test_used_only_where_it_fits(monkeypatch):
     monkeypatch.setattr(fused, "kernel", lambda dtype: "there")
     block = Network().conv2
     x = torch.randn(2, 24, 9, 9).contiguous(memory_format=torch.channels_last)
-    assert isinstance(block, Block)
+    assert isinstance(block, FusedBlock)
     block(x)
     assert called == [0.1]
 
@@ -191,7 +191,7 @@ def test_used_only_where_it_fits(monkeypatch):
 
 def test_trains_without_a_compiler(tmp_path):
     program = (
-        "import torch; from cnnbp import fused; from cnnbp.model.network import Network;"
+        "import torch; from cnnbp.model import fused; from cnnbp.model.network import Network;"
         "assert fused.kernel() is None;"
         "Network().to(memory_format=torch.channels_last)(torch.zeros(4, 1, 28, 28)).sum().backward()"
     )
