@@ -1,4 +1,4 @@
-"""The fused kernel against torch's own layers in float64, and its random bits against their distribution."""
+"""The kernel against PyTorch's layers in float64, and its random bits against theory."""
 
 import copy
 import subprocess
