@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, einsum, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cnnbp.errors import UserError
@@ -342,12 +341,12 @@ COMPONENTS: dict[str, Callable[[Any, Tensor], tuple[Tensor, Backward]]] = {
 }
 # the options for which the equations above hold, where a module has such an attribute
 OPTIONS = {
-    "dilation": [(1, 1)],
-    "groups": [1],
-    "padding_mode": ["zeros"],
-    "approximate": ["none"],
-    "ceil_mode": [False],
-    "divisor_override": [None],
+    "dilation": (1, 1),
+    "groups": 1,
+    "padding_mode": "zeros",
+    "approximate": "none",
+    "ceil_mode": False,
+    "divisor_override": None,
 }
 # what some modules may leave out, but the equations above need
 NEEDED = ("weight", "bias", "running_mean", "momentum")
@@ -405,15 +404,17 @@ def check_component(name: str, module: nn.Module) -> None:
     kinds = ", ".join(COMPONENTS)
     if type(module).__name__ not in COMPONENTS:
         raise UserError(f"{name}={module}: must be one of {kinds} to be propagated by hand")
-    for option, allowed in OPTIONS.items():
-        value = getattr(module, option, allowed[0])
-        if value not in allowed:
-            raise UserError(
-                f"{name}: {option}={value} must be {allowed[0]} to be propagated by hand"
-            )
+    for option, known in OPTIONS.items():
+        value = getattr(module, option, known)
+        if value != known:
+            raise UserError(f"{name}: {option}={value} must be {known} to be propagated by hand")
     for attribute in NEEDED:
         if getattr(module, attribute, module) is None:
             raise UserError(f"{name}: {attribute}=None cannot be propagated by hand")
+    if isinstance(module, nn.Conv2d) and isinstance(module.padding, str):
+        raise UserError(
+            f"{name}: padding={module.padding} must be given in pixels to be propagated by hand"
+        )
     if isinstance(module, nn.AvgPool2d):
         size = module.kernel_size
         if not isinstance(size, int) or module.stride != size or module.padding != 0:
@@ -467,8 +468,13 @@ class _ByHand(torch.autograd.Function):
         return ctx.records[-1].output, logits
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dloss, _):
+        # `once_differentiable` would return constants where dloss itself is one
+        if torch.is_grad_enabled():
+            raise UserError(
+                "backprop=by_hand: create_graph=True asks for gradients that can be differentiated"
+                " again; give backprop=autograd"
+            )
         _ = ctx.saved_tensors
         with torch.autocast(dloss.device.type, enabled=False):
             gradients, dimages = backward(ctx.records)

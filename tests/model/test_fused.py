@@ -87,7 +87,7 @@ def test_rate_and_scale(p):
 
 @needs_compiler
 def test_bits_are_independent():
-    """Of channels, of neighbouring rows, of calls, in threes, and in the number that falls in a row."""
+    """Of channels, neighbouring rows and calls, in threes, and in the number for each row."""
     p, shape = 0.5, (100, 24, 26, 26)
     torch.manual_seed(2)
     signs = dropped(p, *shape) * 2.0 - 1
@@ -193,7 +193,8 @@ def test_trains_without_a_compiler(tmp_path):
     program = (
         "import torch; from cnnbp.model import fused; from cnnbp.model.network import Network;"
         "assert fused.kernel() is None;"
-        "Network().to(memory_format=torch.channels_last)(torch.zeros(4, 1, 28, 28)).sum().backward()"
+        "network = Network().to(memory_format=torch.channels_last);"
+        "network(torch.zeros(4, 1, 28, 28)).sum().backward()"
     )
     environment = {
         "CC": str(tmp_path / "none"),
