@@ -297,11 +297,11 @@ def cross_entropy(
     return loss, backward
 
 
-def _conv2d(module: nn.Conv2d, x: Tensor) -> tuple[Tensor, Backward]:
+def _conv2d(module: Any, x: Tensor) -> tuple[Tensor, Backward]:
     return conv2d(x, module.weight, module.bias, module.stride, module.padding)
 
 
-def _batch_norm(module: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Backward]:
+def _batch_norm(module: Any, x: Tensor) -> tuple[Tensor, Backward]:
     if module.training:
         module.num_batches_tracked += 1
     return batch_norm(
@@ -316,16 +316,17 @@ def _batch_norm(module: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Backward]:
     )
 
 
-def _group_norm(module: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Backward]:
+def _group_norm(module: Any, x: Tensor) -> tuple[Tensor, Backward]:
     return group_norm(x, module.weight, module.bias, module.num_groups, module.eps)
 
 
-def _dropout(module: nn.Dropout, x: Tensor) -> tuple[Tensor, Backward]:
+def _dropout(module: Any, x: Tensor) -> tuple[Tensor, Backward]:
     # the module itself draws the mask: the same numbers, in the same order, as in its own forward
     return dropout(x, module(torch.ones_like(x)))
 
 
-# by the name of a module's class: what maps the module and its input to output and backward
+# by the name of a module's class: what maps the module and its input to output and backward;
+# `check_component` has seen before that the module has all that the equations need
 COMPONENTS: dict[str, Callable[[Any, Tensor], tuple[Tensor, Backward]]] = {
     "Conv2d": _conv2d,
     "ReLU": lambda module, x: relu(x),
@@ -456,7 +457,15 @@ class _ByHand(torch.autograd.Function):
     """The whole chain as one step of autograd, which only passes our gradients on."""
 
     @staticmethod
-    def forward(ctx, network, images, labels, label_smoothing, names, *parameters):
+    def forward(
+        ctx: Any,
+        network: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        label_smoothing: float,
+        names: Sequence[str],
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         with torch.autocast(images.device.type, enabled=False):
             ctx.records = forward(network, images, labels, label_smoothing)
         ctx.names = names
@@ -468,14 +477,14 @@ class _ByHand(torch.autograd.Function):
         return ctx.records[-1].output, logits
 
     @staticmethod
-    def backward(ctx, dloss, _):
+    def backward(ctx: Any, dloss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         # `once_differentiable` would return constants where dloss itself is one
         if torch.is_grad_enabled():
             raise UserError(
                 "backprop=by_hand: create_graph=True asks for gradients that can be differentiated"
                 " again; give backprop=autograd"
             )
-        _ = ctx.saved_tensors
+        _unchanged = ctx.saved_tensors
         with torch.autocast(dloss.device.type, enabled=False):
             gradients, dimages = backward(ctx.records)
         dparameters = (dloss * gradients[name] for name in ctx.names)

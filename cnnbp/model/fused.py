@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +115,7 @@ def _input_fits(x: Tensor) -> bool:
     )
 
 
-def _norm_fits(norm: nn.Module, x: Tensor) -> bool:
+def _norm_fits(norm: Any, x: Tensor) -> bool:
     """Whether `norm` uses and tracks the batch's statistics, and all its tensors are float32."""
     if not norm.training or norm.momentum is None:
         return False
@@ -135,12 +136,17 @@ def relu_norm_dropout(x: Tensor, norm: nn.BatchNorm2d, p: float) -> Tensor:
     is exact to 2^-32. The result does not depend on the number of threads.
     """
     y, mean, var = _ReluNormDropout.apply(x, norm.weight, norm.bias, norm.eps, p)
-    with torch.no_grad():
-        rows = x.numel() // x.shape[1]
-        norm.num_batches_tracked.add_(1)
-        _move(norm.running_mean, mean, norm.momentum)
-        _move(norm.running_var, var * (rows / (rows - 1)), norm.momentum)
+    rows = x.numel() // x.shape[1]
+    _track(norm, mean, var * (rows / (rows - 1)))
     return y
+
+
+@torch.no_grad()
+def _track(norm: Any, mean: Tensor, unbiased_var: Tensor) -> None:
+    """Move the running statistics of `norm`, which has some, as `_norm_fits` has seen."""
+    norm.num_batches_tracked.add_(1)
+    _move(norm.running_mean, mean, norm.momentum)
+    _move(norm.running_var, unbiased_var, norm.momentum)
 
 
 def _move(average: Tensor, values: Tensor, momentum: float) -> None:
@@ -150,7 +156,9 @@ def _move(average: Tensor, values: Tensor, momentum: float) -> None:
 
 class _ReluNormDropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, epsilon, p):
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, p: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         rows, channels = x.numel() // x.shape[1], x.shape[1]
         drop = round(p * BIT_VALUES)
         seed = int(torch.empty((), dtype=torch.int64).random_()) if drop else 0
@@ -165,7 +173,7 @@ class _ReluNormDropout(torch.autograd.Function):
         return y, mean, var
 
     @staticmethod
-    def backward(ctx, dy, *_):
+    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var, kept = ctx.saved_tensors
         # create_graph=True: the gradients are to be differentiated again, which the kernel cannot
         if torch.is_grad_enabled():
@@ -189,12 +197,12 @@ def _gradients_with_graph(
     return dx.to(x.dtype), dweight, dbias
 
 
-def _call(name: str, shape: Shape, *tensors: Tensor | None) -> None:
-    """Call a function of the kernel that is built for the dtype of x, the first of `tensors`."""
+def _call(name: str, shape: Shape, x: Tensor, *tensors: Tensor | None) -> None:
+    """Call a function of the kernel that is built for the dtype of x."""
     scratch = torch.empty(CHUNKS, 2, shape.channels, dtype=torch.float64)
     addresses = []
-    for tensor in (*tensors, scratch):
+    for tensor in (x, *tensors, scratch):
         address = None if tensor is None else tensor.data_ptr()
         addresses.append(ctypes.c_void_p(address))
-    library = kernel(tensors[0].dtype)
+    library = kernel(x.dtype)
     getattr(library, name)(ctypes.byref(shape), *addresses)

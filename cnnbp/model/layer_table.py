@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -88,7 +89,8 @@ def _describe(name: str, module: nn.Module, output: torch.Tensor, before: Layer 
     )
 
 
-def _side(size: int | tuple[int, int]) -> int:
+def _side(size: Any) -> int:
+    """Return the height of a kernel or a stride, which may be one number or a pair."""
     return size if isinstance(size, int) else size[0]
 
 

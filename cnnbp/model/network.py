@@ -96,6 +96,8 @@ class FusedBlock(nn.Sequential):
     compiler), the layers run one after the other.
     """
 
+    norm: nn.BatchNorm2d
+
     def forward(self, x: Tensor) -> Tensor:
         """Map x (N, C, H, W) to (N, C', H', W')."""
         convolution, *others = self
