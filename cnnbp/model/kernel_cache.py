@@ -8,6 +8,7 @@ import shlex
 import stat
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from cnnbp.errors import UserError
 from cnnbp.files import replacing
 
 COMPILE_SECONDS = 300  # after which the compiler is taken to hang
+ONE_BUILDER = threading.Lock()  # threads of a process would write the same temporary file
 
 
 class BuildError(Exception):
@@ -41,16 +43,25 @@ def load(source: Path, flags: Sequence[str]) -> ctypes.CDLL:
     built_from = source.read_bytes(), compiler, flags, torch.cpu.get_capabilities()
     name = f"{source.stem}-{_checksum(repr(built_from).encode())}"
     directory = _cache_directory()
+    with ONE_BUILDER:
+        return _kept(name, directory) or _built([*compiler, *flags, str(source)], name, directory)
+
+
+def _kept(name: str, directory: Path | None) -> ctypes.CDLL | None:
     if directory:
         for path in sorted(directory.glob(f"{name}-*.so")):
             if _is_intact(path) and _is_private(path):
                 # one that was built on another system with the same home directory may not load
                 with suppress(OSError):
                     return ctypes.CDLL(str(path))
+    return None
+
+
+def _built(command: Sequence[str], name: str, directory: Path | None) -> ctypes.CDLL:
     # Windows does not delete a library in use
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         path = Path(temporary) / f"{name}.so"
-        _compile([*compiler, *flags, str(source), "-o", str(path), "-lm"])
+        _compile([*command, "-o", str(path), "-lm"])
         if directory:
             path = _keep(path, directory)
         return ctypes.CDLL(str(path))
@@ -80,7 +91,7 @@ def _keep(built: Path, directory: Path) -> Path:
             file.write(content)
     except UserError:  # a full disk
         return built
-    return kept
+    return kept if _is_intact(kept) else built
 
 
 def _is_intact(path: Path) -> bool:

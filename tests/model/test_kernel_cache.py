@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -216,14 +217,26 @@ def test_a_full_disk_costs_the_cache_alone(source, cache, builds, monkeypatch):
 
 
 @needs_compiler
-def test_eight_builders_at_once(source, cache, builds):
+def test_eight_threads_build_once(source, cache, builds):
     with ThreadPoolExecutor(8) as pool:
         libraries = list(pool.map(lambda _: kernel_cache.load(source, FLAGS), range(8)))
     assert [library.answer() for library in libraries] == [42] * 8
+    assert len(builds) == 1
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_eight_processes_at_once(source, cache, builds):
+    program = (
+        "import sys; from pathlib import Path; from cnnbp.model import kernel_cache;"
+        f"print(kernel_cache.load(Path(sys.argv[1]), {FLAGS}).answer())"
+    )
+    command = [sys.executable, "-c", program, str(source)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(8)]
+    assert [process.communicate()[0] for process in started] == ["42\n"] * 8
     assert all(map(kernel_cache._is_intact, cache.iterdir()))
-    count = len(builds)
     kernel_cache.load(source, FLAGS)
-    assert len(builds) == count
+    assert builds == []
 
 
 @pytest.mark.parametrize("reason", ["clang: error: unsupported option '-fopenmp'", "no -lgomp"])
