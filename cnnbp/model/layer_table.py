@@ -1,22 +1,34 @@
 """The table of layers, measured on a real forward pass, in the format of torchsummary."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 MEBIBYTE = 2**20
+VALUE_BYTES = 4  # of float32
+
+HEADS = ("Layer (type)", "Output Shape", "Param #")
+WIDTHS = (20, 26, 15)  # of the columns, each after a blank but the first
+WIDE_HEADS = (*HEADS, "Field", "Jump", "MACs")
+WIDE_WIDTHS = (*WIDTHS, 8, 8, 15)
+# of the rules above and below, as torchsummary draws them
+RULE, WIDE_RULE = 64, 98
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer as it was seen at work.
+    """One layer as it ran in a forward pass.
 
     Attributes:
         shape: of the output, without the batch dimension.
         macs: multiply-accumulates for one image; normalisation, activation and dropout count none.
-        receptive_field, jump: side of the input window that one output sees, and the distance in input pixels
-            between the windows of neighbouring outputs (Dumoulin and Visin, 2016; Araujo et al., 2019).
+        receptive_field, jump: side of the input window that one output depends on, and the distance
+        in input pixels
+            between the windows of neighbouring outputs (Dumoulin and Visin, 2016; Araujo et al.,
+            2019).
     """
 
     name: str
@@ -30,41 +42,55 @@ class Layer:
 
 
 def measure(network: nn.Module, image: torch.Tensor) -> list[Layer]:
-    """Run `image` (1, 1, 28, 28) through the network and describe each leaf module in the order of execution."""
+    """Run `image` (1, 1, 28, 28) through the network; describe its leaves in order of execution."""
     layers: list[Layer] = []
 
-    def record(name):
-        def hook(module, inputs, output):
-            field, jump = (layers[-1].receptive_field, layers[-1].jump) if layers else (1, 1)
-            if hasattr(module, "kernel_size"):
-                field += (_side(module.kernel_size) - 1) * jump
-                jump *= _side(module.stride)
-            sizes = [(p.numel(), p.numel() * p.requires_grad) for p in module.parameters()]
-            parameters, trainable = (sum(column) for column in zip((0, 0), *sizes, strict=True))
-            macs = output[0].numel() * _taps(module)
-            kind = type(module).__name__
-            layers.append(
-                Layer(name, kind, tuple(output.shape[1:]), parameters, trainable, macs, field, jump)
-            )
+    def describe(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+            layers.append(_describe(name, module, output, layers[-1] if layers else None))
 
         return hook
 
-    leaves = [
-        (name, module) for name, module in network.named_modules() if not list(module.children())
-    ]
-    hooks = [module.register_forward_hook(record(name)) for name, module in leaves]
-    training = network.training
+    hooks = []
+    modes = {module: module.training for module in network.modules()}
     try:
+        for name, module in network.named_modules():
+            if not any(module.children()):
+                hooks.append(module.register_forward_hook(describe(name)))
         with torch.no_grad():
             network.eval()(image)
     finally:
-        network.train(training)
+        for module, training in modes.items():
+            module.training = training
         for hook in hooks:
             hook.remove()
     return layers
 
 
-def _side(size: int | tuple[int, int]) -> int:
+def _describe(name: str, module: nn.Module, output: torch.Tensor, before: Layer | None) -> Layer:
+    field, jump = (before.receptive_field, before.jump) if before else (1, 1)
+    if hasattr(module, "kernel_size"):
+        field += (_side(module.kernel_size) - 1) * jump
+        jump *= _side(module.stride)
+    parameters = trainable = 0
+    for values in module.parameters():
+        parameters += values.numel()
+        if values.requires_grad:
+            trainable += values.numel()
+    return Layer(
+        name=name,
+        kind=type(module).__name__,
+        shape=tuple(output.shape[1:]),
+        parameters=parameters,
+        trainable=trainable,
+        macs=output[0].numel() * _taps(module),
+        receptive_field=field,
+        jump=jump,
+    )
+
+
+def _side(size: Any) -> int:
+    """Return the height of a kernel or a stride, which may be one number or a pair."""
     return size if isinstance(size, int) else size[0]
 
 
@@ -78,53 +104,43 @@ def _taps(module: nn.Module) -> int:
 
 
 def table(layers: list[Layer], wide: bool = False) -> str:
-    """Lay the layers out as torchsummary does; `wide` adds receptive field, jump and multiply-accumulates."""
-    heads, width = ("Layer (type)", "Output Shape", "Param #"), 64
-    if wide:
-        heads, width = (*heads, "Field", "Jump", "MACs"), 98
-
-    def line(name, shape, parameters, *rest):
-        return f"{name:>20}  {shape:>25} {parameters:>15}" + "".join(
-            f" {x:>{w}}" for x, w in zip(rest, (8, 8, 15), strict=False)
-        )
-
-    rows = [
-        line(
-            f"{layer.kind}-{number}",
-            str([-1, *layer.shape]),
-            f"{layer.parameters:,}",
-            *((layer.receptive_field, layer.jump, f"{layer.macs:,}") if wide else ()),
-        )
-        for number, layer in enumerate(layers, 1)
+    """Lay the layers out as torchsummary does; `wide` adds receptive field, jump and MACs."""
+    rule = WIDE_RULE if wide else RULE
+    lines = ["-" * rule, _line(WIDE_HEADS if wide else HEADS), "=" * rule]
+    for number, layer in enumerate(layers, 1):
+        cells = [f"{layer.kind}-{number}", str([-1, *layer.shape]), f"{layer.parameters:,}"]
+        if wide:
+            cells += [str(layer.receptive_field), str(layer.jump), f"{layer.macs:,}"]
+        lines.append(_line(cells))
+    total = sum(layer.parameters for layer in layers)
+    trainable = sum(layer.trainable for layer in layers)
+    lines += [
+        "=" * rule,
+        f"Total params: {total:,}",
+        f"Trainable params: {trainable:,}",
+        f"Non-trainable params: {total - trainable:,}",
     ]
-    total, trainable = (
-        sum(layer.parameters for layer in layers),
-        sum(layer.trainable for layer in layers),
-    )
-    # torchsummary counts each output twice, once for its gradient, at four bytes a value
-    size = 28 * 28 * 4 / MEBIBYTE
-    activations = 2 * sum(torch.Size(layer.shape).numel() for layer in layers) * 4 / MEBIBYTE
-    weights = total * 4 / MEBIBYTE
-    return "\n".join(
-        [
-            "-" * width,
-            line(*heads),
-            "=" * width,
-            *rows,
-            "=" * width,
-            f"Total params: {total:,}",
-            f"Trainable params: {trainable:,}",
-            f"Non-trainable params: {total - trainable:,}",
-            *(
-                [f"Total multiply-accumulates: {sum(layer.macs for layer in layers):,}"]
-                if wide
-                else []
-            ),
-            "-" * width,
-            f"Input size (MB): {size:.2f}",
-            f"Forward/backward pass size (MB): {activations:.2f}",
-            f"Params size (MB): {weights:.2f}",
-            f"Estimated Total Size (MB): {size + activations + weights:.2f}",
-            "-" * width,
-        ]
-    )
+    if wide:
+        lines.append(f"Total multiply-accumulates: {sum(layer.macs for layer in layers):,}")
+    lines += ["-" * rule, *_sizes(layers, total), "-" * rule]
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    shown = [f"{cell:>{width}}" for cell, width in zip(cells, WIDE_WIDTHS, strict=False)]
+    return " ".join(shown)
+
+
+def _sizes(layers: list[Layer], parameters: int) -> list[str]:
+    """Estimate the memory for one image as torchsummary does, in MiB though it says MB."""
+    values = sum(torch.Size(layer.shape).numel() for layer in layers)
+    image = 28 * 28 * VALUE_BYTES / MEBIBYTE
+    # each output counts twice, once for its gradient
+    outputs = 2 * values * VALUE_BYTES / MEBIBYTE
+    weights = parameters * VALUE_BYTES / MEBIBYTE
+    return [
+        f"Input size (MB): {image:.2f}",
+        f"Forward/backward pass size (MB): {outputs:.2f}",
+        f"Params size (MB): {weights:.2f}",
+        f"Estimated Total Size (MB): {image + outputs + weights:.2f}",
+    ]

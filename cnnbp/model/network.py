@@ -22,11 +22,13 @@ ACTIVATIONS = {
     "tanh": nn.Tanh,
 }
 GROUPS = 4  # of group normalisation
-NORMS = {
-    "batch": nn.BatchNorm2d,
-    "group": lambda channels: nn.GroupNorm(GROUPS, channels),
-}
-FUSED = [nn.ReLU, nn.BatchNorm2d]  # with or without dropout
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(GROUPS, channels)
+
+
+NORMS = {"batch": nn.BatchNorm2d, "group": _group_norm}
 
 
 class Network(nn.Module):
@@ -38,8 +40,9 @@ class Network(nn.Module):
         activation: a key of `ACTIVATIONS`.
         norm: a key of `NORMS`, or "none".
         order: "activation_norm" (as published) or "norm_activation" (the usual order).
-        head: "gap", global average pooling (as published), or "linear", a fully connected layer from the 5x5 maps,
-            written as the 5x5 convolution that it is: 2,510 parameters more.
+        head: "gap", global average pooling (as published), or "linear", a fully connected layer
+        from the 5x5 maps,
+            written as the equivalent 5x5 convolution: 2,510 parameters more.
 
     Raises:
         UserError: names the argument, its value and what is allowed.
@@ -70,15 +73,14 @@ class Network(nn.Module):
             raise UserError(
                 f"widths={widths}: must be multiples of {GROUPS} for group normalisation"
             )
-        channels = [1, *widths]
-        rates = [*dropout, 0]
-        blocks = [
-            _block(channels[i], channels[i + 1], geometry, rates[i], activation, norm, order)
-            for i, geometry in enumerate(BLOCKS)
-        ]
+        blocks = []
+        inputs = 1
+        for geometry, outputs, rate in zip(BLOCKS, widths, [*dropout, 0], strict=True):
+            blocks.append(_block(inputs, outputs, geometry, rate, activation, norm, order))
+            inputs = outputs
         self.conv1 = nn.Sequential(blocks[0], blocks[1])
         self.conv2, self.conv3, self.conv4 = blocks[2:]
-        self.conv5 = nn.Conv2d(channels[-1], 10, kernel_size=3)
+        self.conv5 = nn.Conv2d(inputs, 10, kernel_size=3)
         if head == "gap":
             self.gap = nn.AvgPool2d(kernel_size=5)
         else:
@@ -92,36 +94,43 @@ class Network(nn.Module):
         return x.flatten(1)
 
 
-class Block(nn.Sequential):
-    """The layers of one block; in training, those after the convolution are one fused step where that exists."""
+class FusedBlock(nn.Sequential):
+    """Convolution, ReLU, batch normalisation and dropout; in training the last three as one step.
+
+    Where the kernel for that step does not fit (evaluation, a GPU, a hook on a layer, no C
+    compiler), the layers run one after the other.
+    """
+
+    norm: nn.BatchNorm2d
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (N, C, H, W) to (N, C', H', W')."""
-        conv, *tail = self
-        x = conv(x)
-        hooked = any(
-            layer._forward_hooks for layer in tail
-        )  # somebody looks at what is between the layers
-        if (
-            self.training
-            and not hooked
-            and [type(layer) for layer in tail[:2]] == FUSED
-            and fused.fits(x)
-        ):
-            return fused.relu_norm_dropout(x, tail[1], tail[2].p if len(tail) > 2 else 0)
-        for layer in tail:
+        convolution, *others = self
+        x = convolution(x)
+        if fused.fits(x, others):
+            return fused.relu_norm_dropout(x, self.norm, fused.dropout_rate(others))
+        for layer in others:
             x = layer(x)
         return x
 
 
-def _block(inputs, outputs, geometry, rate, activation, norm, order) -> Block:
-    layers = OrderedDict(
-        conv=nn.Conv2d(inputs, outputs, *geometry), activation=ACTIVATIONS[activation]()
-    )
+def _block(
+    inputs: int,
+    outputs: int,
+    geometry: tuple[int, int, int],
+    rate: float,
+    activation: str,
+    norm: str,
+    order: str,
+) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers["conv"] = nn.Conv2d(inputs, outputs, *geometry)
+    layers["activation"] = ACTIVATIONS[activation]()
     if norm in NORMS:
         layers["norm"] = NORMS[norm](outputs)
     if order == "norm_activation":
         layers.move_to_end("activation")
     if rate:
         layers["dropout"] = Dropout(rate)
-    return Block(layers)
+    fusable = activation == "relu" and norm == "batch" and order == "activation_norm"
+    return FusedBlock(layers) if fusable else nn.Sequential(layers)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cnnbp.errors import UserError
 from cnnbp.model import backprop
 from cnnbp.model.network import ACTIVATIONS, Network
 
@@ -31,7 +32,7 @@ def batch(count):
 
 
 def build(**options):
-    """A float64 network, away from its initial state: random running statistics, scales and shifts."""
+    """A float64 network with random running statistics, scales and shifts."""
     network = Network(**options).double()
     for name, values in network.state_dict().items():
         if "norm" in name and values.is_floating_point():
@@ -42,7 +43,10 @@ def build(**options):
 
 
 def assert_close(actual, expected, tolerance=1e-10):
-    """Largest difference relative to the largest expected value; below 1e-5 it is rounding's (a bias before a norm)."""
+    """Largest difference relative to the largest expected value.
+
+    A largest value below 1e-5 is rounding's: the gradient at a bias before a norm.
+    """
     assert actual.shape == expected.shape
     assert actual.dtype == expected.dtype
     scale = max(1e-5, expected.abs().max().item())
@@ -60,7 +64,7 @@ def central_difference(function, values, direction, step=1e-6):
 
 
 def check(component, oracle, *inputs):
-    """Output and gradients of `component` against autograd on `oracle`, and against central differences."""
+    """Compare output and gradients with autograd on `oracle`, and with central differences."""
     y, back = component(*inputs)
     dy = torch.randn_like(y)
     gradients = back(dy)
@@ -322,8 +326,70 @@ def test_backward_accumulates_in_the_layout_of_the_parameters():
         assert_close(parameter.grad, 2 * gradient, 1e-5)
 
 
-def test_unknown_component_is_named():
+def test_gradients_at_the_images_and_of_a_scaled_loss_are_autograds():
+    network = build(**SMALL).eval()
+    images, labels = batch(3)
+    leaves = [images.requires_grad_(), *network.parameters()]
+    loss, _ = backprop.loss_and_logits(network, images, labels, 0.1)
+    by_hand = torch.autograd.grad(3 * loss, leaves)
+    loss = F.cross_entropy(network(images), labels, label_smoothing=0.1)
+    for ours, theirs in zip(by_hand, torch.autograd.grad(3 * loss, leaves), strict=True):
+        assert_close(ours, theirs)
+
+
+def test_a_second_derivative_is_refused():
+    network = build(**SMALL)
+    images, labels = batch(2)
+    loss, _ = backprop.loss_and_logits(network, images.requires_grad_(), labels)
+    with pytest.raises(UserError, match=r"by_hand.*create_graph=True"):
+        torch.autograd.grad(loss, images, create_graph=True)
+
+
+def test_a_parameter_that_changed_before_the_backward_pass_is_refused():
+    network = build(**SMALL)
+    loss, _ = backprop.loss_and_logits(network, *batch(2))
+    with torch.no_grad():
+        network.conv2.conv.weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+UNKNOWN = {
+    "gap=MaxPool2d": ("gap", nn.MaxPool2d(5)),
+    "conv5: dilation=(2, 2)": ("conv5", nn.Conv2d(4, 10, 3, dilation=2)),
+    "conv5: groups=2": ("conv5", nn.Conv2d(4, 10, 3, groups=2)),
+    "conv5: padding_mode=circular": ("conv5", nn.Conv2d(4, 10, 3, padding_mode="circular")),
+    "conv5: bias=None": ("conv5", nn.Conv2d(4, 10, 3, bias=False)),
+    "conv5: padding=same": ("conv5", nn.Conv2d(4, 10, 3, padding="same")),
+    "conv2.activation: approximate=tanh": ("conv2.activation", nn.GELU("tanh")),
+    "conv2.norm: weight=None": ("conv2.norm", nn.BatchNorm2d(4, affine=False)),
+    "conv2.norm: running_mean=None": (
+        "conv2.norm",
+        nn.BatchNorm2d(4, track_running_stats=False),
+    ),
+    "conv2.norm: momentum=None": ("conv2.norm", nn.BatchNorm2d(4, momentum=None)),
+    "gap: ceil_mode=True": ("gap", nn.AvgPool2d(5, ceil_mode=True)),
+    "gap: divisor_override=3": ("gap", nn.AvgPool2d(5, divisor_override=3)),
+    "gap=AvgPool2d(kernel_size=5, stride=2": ("gap", nn.AvgPool2d(5, stride=2)),
+    "gap=AvgPool2d(kernel_size=5, stride=5, padding=1)": ("gap", nn.AvgPool2d(5, padding=1)),
+    "gap=AvgPool2d(kernel_size=(5, 4)": ("gap", nn.AvgPool2d((5, 4))),
+}
+
+
+@pytest.mark.parametrize("words", UNKNOWN)
+def test_what_the_equations_do_not_cover_is_named(words):
+    name, module = UNKNOWN[words]
+    network = Network(**SMALL)
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)
+    with pytest.raises(UserError) as error:
+        backprop.forward(network, *batch(1))
+    assert str(error.value).startswith(words)
+
+
+def test_statistics_do_not_move_where_a_component_is_refused():
     network = Network(**SMALL)
     network.gap = nn.MaxPool2d(5)
-    with pytest.raises(ValueError, match=r"gap=MaxPool2d.*AvgPool2d"):
+    with pytest.raises(UserError, match=r"gap=MaxPool2d.*AvgPool2d"):
         backprop.forward(network, *batch(1))
+    assert network.conv2.norm.num_batches_tracked == 0

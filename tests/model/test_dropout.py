@@ -97,6 +97,7 @@ def test_lanes_cover_all_64_bits_of_a_word():
     assert (kept.view(-1, 4).mean(0) - 0.5).abs().max() < 5 * 0.5 / 100_000**0.5
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of TorchScript
 def test_it_pickles_and_scripts_as_a_dropout():
     layer = pickle.loads(pickle.dumps(Dropout(0.3)))
     assert isinstance(layer, nn.Dropout)
@@ -106,3 +107,38 @@ def test_it_pickles_and_scripts_as_a_dropout():
     buffer.seek(0)
     scripted = torch.jit.load(buffer)
     assert 0.2 < (scripted(torch.ones(10_000)) == 0).float().mean() < 0.4
+
+
+def test_vmap_drops_elements_of_its_own_in_each_network():
+    torch.manual_seed(0)
+    layer = Dropout(0.5)
+    y = torch.func.vmap(layer, randomness="different")(torch.ones(3, 1000))
+    assert y.unique().tolist() == [0, 2]
+    assert not torch.equal(y[0], y[1])
+    same = torch.func.vmap(layer, randomness="same")(torch.ones(3, 1000))
+    assert torch.equal(same[0], same[1])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_traced_layer_draws_for_every_size():
+    traced = torch.jit.trace(Dropout(0.5), torch.ones(4), check_trace=False)
+    y = traced(torch.ones(1000))
+    assert y.unique().tolist() == [0, 2]
+    assert not torch.equal(y, traced(torch.ones(1000)))
+
+
+def test_an_exported_layer_draws_for_every_size():
+    sizes = {"x": {0: torch.export.Dim("n")}}
+    program = torch.export.export(Dropout(0.5), (torch.ones(4),), dynamic_shapes=sizes)
+    y = program.module()(torch.ones(1000))
+    assert y.unique().tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_scale_in_16_bits_is_that_of_float32(dtype):
+    torch.manual_seed(0)
+    x = torch.rand(100_000).to(dtype) + 1
+    y = Dropout(0.1)(x)
+    exact = (x.double() * 65536 / (65536 - round(0.1 * 65536))).to(dtype)
+    assert torch.equal(y[y != 0], exact[y != 0])

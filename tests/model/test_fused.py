@@ -1,4 +1,4 @@
-"""The fused kernel against torch's own layers in float64, and its random bits against their distribution."""
+"""The kernel against PyTorch's layers in float64, and its random bits against theory."""
 
 import copy
 import subprocess
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cnnbp.model import fused
-from cnnbp.model.network import Block, Network
+from cnnbp.model.network import FusedBlock, Network
 
 needs_compiler = pytest.mark.skipif(fused.kernel() is None, reason="no C compiler with OpenMP here")
 SHAPES = [(2, 1, 3, 3), (5, 3, 7, 2), (128, 24, 5, 5), (3, 40, 9, 9), (33, 32, 13, 13)]
@@ -87,7 +87,7 @@ def test_rate_and_scale(p):
 
 @needs_compiler
 def test_bits_are_independent():
-    """Of channels, of neighbouring rows, of calls, in threes, and in the number that falls in a row."""
+    """Of channels, neighbouring rows and calls, in threes, and in the number for each row."""
     p, shape = 0.5, (100, 24, 26, 26)
     torch.manual_seed(2)
     signs = dropped(p, *shape) * 2.0 - 1
@@ -173,7 +173,7 @@ def test_used_only_where_it_fits(monkeypatch):
     monkeypatch.setattr(fused, "kernel", lambda dtype: "there")
     block = Network().conv2
     x = torch.randn(2, 24, 9, 9).contiguous(memory_format=torch.channels_last)
-    assert isinstance(block, Block)
+    assert isinstance(block, FusedBlock)
     block(x)
     assert called == [0.1]
 
@@ -191,9 +191,10 @@ def test_used_only_where_it_fits(monkeypatch):
 
 def test_trains_without_a_compiler(tmp_path):
     program = (
-        "import torch; from cnnbp import fused; from cnnbp.model.network import Network;"
+        "import torch; from cnnbp.model import fused; from cnnbp.model.network import Network;"
         "assert fused.kernel() is None;"
-        "Network().to(memory_format=torch.channels_last)(torch.zeros(4, 1, 28, 28)).sum().backward()"
+        "network = Network().to(memory_format=torch.channels_last);"
+        "network(torch.zeros(4, 1, 28, 28)).sum().backward()"
     )
     environment = {
         "CC": str(tmp_path / "none"),

@@ -31,7 +31,10 @@ def test_a_wrong_override_is_one_line(cnnbp, capsys):
 
 
 def test_receptive_fields_against_the_gradient_at_the_input():
-    """The middle output depends on exactly the pixels of its receptive field; all weights positive, no ReLU closes."""
+    """The middle output depends on exactly the pixels of its receptive field.
+
+    All weights are positive, so that every ReLU passes its input.
+    """
     network = Network(norm="none", dropout=(0, 0, 0, 0)).double()
     for parameter in network.parameters():
         torch.nn.init.constant_(parameter, 0.1)
@@ -68,3 +71,41 @@ def test_measuring_leaves_the_network_as_it_was():
     assert network.training
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_measuring_leaves_each_layer_in_its_mode():
+    network = Network().train()
+    network.conv2.norm.eval()
+    before = [module.training for module in network.modules()]
+    measure(network, IMAGE)
+    assert [module.training for module in network.modules()] == before
+
+
+def test_a_failed_measurement_leaves_the_network_as_it_was():
+    network = Network().train()
+    with pytest.raises(RuntimeError):
+        measure(network, torch.zeros(1, 3, 28, 28))
+    assert all(module.training for module in network.modules())
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_frozen_parameters_are_not_trainable():
+    network = Network()
+    network.conv5.requires_grad_(False)
+    text = table(measure(network, IMAGE))
+    assert "Trainable params: 18,416" in text
+    assert "Non-trainable params: 1,450" in text
+
+
+def test_strides_groups_and_linear_layers():
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, stride=2),
+        torch.nn.Conv2d(4, 8, 5, groups=2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8 * 9 * 9, 10),
+    )
+    layers = measure(network, IMAGE)
+    assert [layer.receptive_field for layer in layers[:2]] == [3, 11]
+    assert [layer.jump for layer in layers[:2]] == [2, 2]
+    assert [layer.macs for layer in layers] == [4 * 13 * 13 * 9, 8 * 81 * 2 * 25, 0, 6480]
+    assert layers[3].shape == (10,)

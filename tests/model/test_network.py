@@ -40,6 +40,31 @@ def test_the_forward_pass_is_that_of_torch_layers_in_a_row():
     torch.testing.assert_close(network(images), x.flatten(1))
 
 
+def test_the_published_head_is_the_mean_over_the_maps():
+    torch.manual_seed(0)
+    network, images = Network().eval(), torch.randn(2, 1, 28, 28)
+    maps = nn.Sequential(*list(network.children())[:-1])(images)
+    assert maps.shape == (2, 10, 5, 5)
+    torch.testing.assert_close(network(images), maps.mean((2, 3)))
+
+
+CLASSES = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_block_has_the_activation_that_is_asked_for(name):
+    network = Network(activation=name)
+    blocks = [network.get_submodule(block) for block in BLOCK_NAMES]
+    assert [type(block.activation) for block in blocks] == 5 * [CLASSES[name]]
+
+
 def test_usual_order_and_other_layers():
     network = Network(norm="group", activation="silu", order="norm_activation")
     assert [type(layer) for layer in network.conv2][1:3] == [nn.GroupNorm, nn.SiLU]
