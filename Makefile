@@ -16,13 +16,7 @@ test-slow: $(VENV)/.ready  ## run the tests that take longer
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-versions:  ## run lint and the tests on each Python from 3.10 to 3.13 that is installed, in .venv-VERSION
-	@for version in 3.10 3.11 3.12 3.13; do \
-		python=$$(command -v python$$version) && $$python -c pass 2>/dev/null || \
-			python=$$(pyenv prefix $$(pyenv latest $$version 2>/dev/null) 2>/dev/null)/bin/python; \
-		$$python -c pass 2>/dev/null || { echo "Python $$version: not installed"; continue; }; \
-		echo "Python $$version"; \
-		$(MAKE) lint test PYTHON=$$python VENV=.venv-$$version || failed="$$failed $$version"; \
-	done; [ -z "$$failed" ] || { echo "failed on Python$$failed" >&2; exit 1; }
+	@.ci/test-versions
 
 bench: $(VENV)/.ready  ## time training beside the plain loop; ARGS=--quick for the short form
 	@$(BIN)/python -m benchmarks $(ARGS)
