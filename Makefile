@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help train test test-slow test-versions bench results lint board
+.PHONY: help train test test-slow test-browser test-versions bench results lint board
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
@@ -14,6 +14,9 @@ test: $(VENV)/.ready  ## run the tests
 
 test-slow: $(VENV)/.ready  ## run the tests that take longer
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-browser: $(VENV)/.ready  ## run the tests of the page in Chromium (Debian, Ubuntu: apt-get install chromium)
+	@$(BIN)/python -m pytest -m browser $(ARGS)
 
 test-versions:  ## run lint and the tests on each Python from 3.10 to 3.13 that is installed, in .venv-VERSION
 	@.ci/test-versions
