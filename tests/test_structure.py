@@ -1,4 +1,4 @@
-"""What `make lint` cannot say of the project's structure: names, rooms, and what an import may need."""
+"""The structure that `make lint` cannot check: names, rooms, and what an import may need."""
 
 import ast
 import re
