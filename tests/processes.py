@@ -1,4 +1,4 @@
-"""Runs in processes of their own that can be killed; forked from one that has imported everything, to start at once."""
+"""Runs in processes that can be killed, forked from one that has imported everything."""
 
 import json
 import multiprocessing
