@@ -40,7 +40,7 @@ def events(name="run"):
     return accumulator
 
 
-@pytest.mark.parametrize("choice", choices())
+@pytest.mark.parametrize("choice", list(choices()))
 def test_every_choice_trains_two_steps(train, choice):
     train(*SMOKE, "trainer.max_epochs=1", choice)
     assert result()["steps"] == 2
