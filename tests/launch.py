@@ -1,5 +1,6 @@
 """Start train.py from a test: in this process, or as the command of another one."""
 
+import logging
 import runpy
 import sys
 from pathlib import Path
@@ -16,4 +17,14 @@ def train_in(directory: Path, *overrides: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         patch.setattr(sys, "argv", ["train.py", *overrides])
-        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+        try:
+            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+        finally:
+            close_log_files()
+
+
+def close_log_files() -> None:
+    """Close the train.log that Hydra's logging keeps open until a process ends."""
+    for handler in logging.root.handlers:
+        if type(handler) is logging.FileHandler:  # not pytest's own, which are subclasses
+            handler.close()
