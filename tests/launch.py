@@ -9,7 +9,7 @@ import pytest
 from paths import ROOT
 
 TRAIN = (sys.executable, str(ROOT / "train.py"))
-SMOKE = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100")  # two steps
+TWO_STEPS = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100")
 
 
 def train_in(directory: Path, *overrides: str) -> None:
