@@ -1,15 +1,13 @@
-"""Runs in processes of their own that can be killed; forked from one that has imported everything, to start at once."""
+"""Runs in processes that can be killed, forked from one that has imported everything."""
 
 import json
 import multiprocessing
 import os
-import runpy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from paths import ROOT
+from launch import train_in
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 MODULES = [
@@ -43,8 +41,7 @@ def _train(directory: Path, overrides: tuple[str, ...], prepare: Callable[[], No
         os.dup2(log.fileno(), 2)
     if prepare:
         prepare()
-    sys.argv = ["train.py", *overrides]
-    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    train_in(Path.cwd(), *overrides)
 
 
 def finish(directory: Path, *overrides: str, **options) -> None:

@@ -1,0 +1,1 @@
+"""Compose the config, and say what each of its values may be."""

@@ -1,1 +1,1 @@
-"""The network, its equations by hand, and the table of its layers; usable by themselves."""
+"""The network, its layers and fused kernel, its back-propagation by hand, and its table."""

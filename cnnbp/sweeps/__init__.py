@@ -1,0 +1,1 @@
+"""What many runs are: the search, the leaderboard, and the progress of parallel jobs."""

@@ -1,0 +1,1 @@
+"""The LightningModule, what builds it, its optimizers and schedules, and how it is restored."""

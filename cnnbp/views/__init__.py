@@ -1,0 +1,1 @@
+"""What people look at: evaluation, predictions, explanations, exports and reports."""

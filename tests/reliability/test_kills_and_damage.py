@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from paths import ROOT
+from launch import TRAIN
 from processes import differences, finish, outcome, start
 
 from cnnbp.data import datasets
@@ -200,9 +200,7 @@ def test_a_slurm_job_goes_back_into_the_queue(tmp_path):
     scontrol.chmod(0o755)
     environment = os.environ | {"SLURM_JOB_ID": "17", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     options = (*SMALL, EVERY_STEP, "trainer.limit_train_batches=1000")
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *options], cwd=tmp_path, env=environment
-    )
+    process = subprocess.Popen([*TRAIN, *options], cwd=tmp_path, env=environment)
     wait_for(tmp_path / "outputs/run/checkpoints/last.ckpt")
     process.send_signal(signal.SIGUSR1)
     assert process.wait(60) == 128 + signal.SIGUSR1
@@ -524,8 +522,7 @@ def test_two_processes_of_a_run_continue_to_the_same_state(tmp_path, number):
     options = (*SMALL, *RECIPES["adamw, one cycle, augmented"], EVERY_STEP, "trainer=ddp", "trainer.accelerator=cpu",
                "trainer.limit_train_batches=40")  # fmt: skip
     command = [
-        sys.executable,
-        ROOT / "train.py",
+        *TRAIN,
         *(option for option in options if option != "trainer=cpu"),
     ]
     for name in ("whole", "cut"):

@@ -5,25 +5,19 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from hydra.errors import MissingConfigException
+from launch import TRAIN, TWO_STEPS
 from paths import ROOT
 
 from cnnbp.config.hydra_errors import explain
 from cnnbp.sweeps import job_progress
 
-SMALL = (
-    "trainer=smoke",
-    "data.batch_size=16",
-    "data.eval_batch_size=100",
-    "~callbacks.dashboard",
-    "logger=csv",
-)
+SMALL = (*TWO_STEPS, "~callbacks.dashboard", "logger=csv")
 PLUGINS = {"joblib": "joblib", "slurm_local": "submitit", "ray": "ray"}
 
 
@@ -60,8 +54,7 @@ def test_two_jobs_end_as_one_after_the_other(train, launcher):
     )
     train("-m", *SMALL, "name=serial", "seed=1,2")
     command = [
-        sys.executable,
-        ROOT / "train.py",
+        *TRAIN,
         "-m",
         *SMALL,
         "name=parallel",
@@ -83,8 +76,7 @@ def test_a_job_queued_again_continues_from_its_checkpoint(train):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs cnnbp[slurm]")
     options = (*SMALL, "trainer.max_epochs=30", "trainer.limit_train_batches=5")
     command = [
-        sys.executable,
-        ROOT / "train.py",
+        *TRAIN,
         "-m",
         *options,
         "name=queued",
@@ -158,8 +150,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(train, size):
                "dropout=none", "model.network.norm=none", "trainer.precision=32-true")  # fmt: skip
     train(*options, "name=one")
     command = [
-        sys.executable,
-        ROOT / "train.py",
+        *TRAIN,
         *options,
         "name=two",
         "trainer.devices=2",

@@ -6,22 +6,16 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from launch import TRAIN, TWO_STEPS
 from paths import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-SMALL = (
-    "trainer=smoke",
-    "data.batch_size=16",
-    "data.eval_batch_size=100",
-    "~callbacks.dashboard",
-    "logger=csv",
-)
+SMALL = (*TWO_STEPS, "~callbacks.dashboard", "logger=csv")
 
 
 def job(*overrides):
@@ -188,7 +182,7 @@ def test_a_sweep_killed_ten_times_ends_like_an_undisturbed_one(tmp_path, monkeyp
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     grid = ("-m", *SMALL, "trainer.max_epochs=4", "trainer.limit_train_batches=10", "seed=1,2,3",
             "optimizer=sgd,adamw", "dropout=none,baseline", "name=sweep")  # fmt: skip
-    command = [sys.executable, ROOT / "train.py", *grid]
+    command = [*TRAIN, *grid]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     undisturbed.mkdir()
     all_jobs, none = (seconds(command, undisturbed) for _ in range(2))

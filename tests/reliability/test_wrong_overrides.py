@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from launch import TWO_STEPS
 from omegaconf import OmegaConf
 
 from cnnbp.config.compose import compose
 
-BASE = ("trainer=smoke", "name=run", "data.batch_size=16", "data.eval_batch_size=100")
+BASE = (*TWO_STEPS, "name=run")
 VALUES = (
     *(
         "null",

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from launch import TWO_STEPS
 from paths import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -18,8 +19,7 @@ optuna = pytest.importorskip("optuna")
 
 from cnnbp.training.callbacks.progress_bar import Progress  # noqa: E402
 
-SMALL = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100", "search.space={data.batch_size: null}",
-         "~callbacks.dashboard")  # fmt: skip
+SMALL = (*TWO_STEPS, "search.space={data.batch_size: null}", "~callbacks.dashboard")
 LONGER = (*SMALL, "trainer.max_epochs=3", "trainer.limit_train_batches=3")
 
 

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from launch import TWO_STEPS
 from torch.nn import functional as F
 
 from cnnbp.training.callbacks.checkpoints import Checkpoints
 from cnnbp.training.restore import restore
 
 DECAY = 0.3
-SMALL = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100", "trainer.limit_train_batches=3",
+SMALL = (*TWO_STEPS, "trainer.limit_train_batches=3",
          "trainer.max_epochs=3", "~callbacks.dashboard", "logger=none", "optimizer.lr=0.1",
          "trainer.precision=32-true", "average=ema", f"callbacks.average.decay={DECAY}")  # fmt: skip
 

@@ -5,16 +5,15 @@ import json
 import logging
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from launch import TRAIN, TWO_STEPS
 from paths import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-SMALL = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100")
-SMOKE = (*SMALL, "name=run")
+SMOKE = (*TWO_STEPS, "name=run")
 
 # how the published pipeline reads its log
 PUBLISHED_LINE = re.compile(
@@ -40,7 +39,7 @@ def events(name="run"):
     return accumulator
 
 
-@pytest.mark.parametrize("choice", choices())
+@pytest.mark.parametrize("choice", list(choices()))
 def test_every_choice_trains_two_steps(train, choice):
     train(*SMOKE, "trainer.max_epochs=1", choice)
     assert result()["steps"] == 2
@@ -131,7 +130,7 @@ def test_another_config_under_the_same_name_is_refused(run, train):
     ("optimizer=muon", "scheduler=linear", "augment=all", "average=ema"),
 ])  # fmt: skip
 def test_an_interrupted_run_continues_to_the_same_weights(train, monkeypatch, recipe):
-    options = (*SMALL, "trainer.max_epochs=3", *recipe)
+    options = (*TWO_STEPS, "trainer.max_epochs=3", *recipe)
     train(*options, "name=whole")
 
     from cnnbp.training.callbacks.progress_bar import Progress
@@ -156,7 +155,7 @@ def test_an_interrupted_run_continues_to_the_same_weights(train, monkeypatch, re
 def test_training_by_hand_ends_near_autograd(train):
     """In float32, after three steps: exactness is shown in float64 in test_backprop.py."""
     options = (
-        *SMALL,
+        *TWO_STEPS,
         "trainer.limit_train_batches=3",
         "model.channels_last=false",
         "trainer.precision=32-true",
@@ -172,7 +171,7 @@ def test_training_by_hand_ends_near_autograd(train):
 
 
 def test_two_processes_share_a_run(tmp_path):
-    command = [sys.executable, ROOT / "train.py", "trainer=ddp", "trainer.accelerator=cpu", "name=run", *SMALL[1:],
+    command = [*TRAIN, "trainer=ddp", "trainer.accelerator=cpu", "name=run", *TWO_STEPS[1:],
                "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "~logger.csv",
                "trainer.limit_test_batches=1"]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -187,14 +186,14 @@ def test_two_processes_in_a_multirun_are_refused(train):
 
 
 def test_ckpt_path_continues_in_a_new_directory(run, train):
-    train(*SMALL, "name=more", "trainer.max_epochs=3", "data.val_size=5000", "trainer.limit_train_batches=3",
+    train(*TWO_STEPS, "name=more", "trainer.max_epochs=3", "data.val_size=5000", "trainer.limit_train_batches=3",
           "ckpt_path=outputs/run/checkpoints/last.ckpt")  # fmt: skip
     assert result("more")["steps"] == 9
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(train):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train(*SMALL, f"name={name}", f"seed={seed}")
+        train(*TWO_STEPS, f"name={name}", f"seed={seed}")
     a, b, c = (
         torch.load(f"outputs/{name}/checkpoints/last.ckpt", weights_only=True)["state_dict"][
             "network.conv5.weight"
@@ -206,7 +205,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(train):
 
 
 def test_a_sweep_ends_with_a_leaderboard(train, capfd):
-    train("-m", *SMALL, "name=sweep", "dropout=none,baseline", "optimizer=sgd,adamw")
+    train("-m", *TWO_STEPS, "name=sweep", "dropout=none,baseline", "optimizer=sgd,adamw")
     out = capfd.readouterr().out
     with open("outputs/sweep/leaderboard.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -224,7 +223,7 @@ def test_a_sweep_ends_with_a_leaderboard(train, capfd):
 
 def test_a_failing_job_is_reported_and_stops_no_other(train, capfd):
     with pytest.raises(SystemExit, match="1 of 2 jobs failed"):
-        train("-m", *SMALL, "name=sweep", "optimizer.lr=-1,0.1")
+        train("-m", *TWO_STEPS, "name=sweep", "optimizer.lr=-1,0.1")
     assert "optimizer.lr=-1: must be a number above 0" in capfd.readouterr().out
     assert (
         result("sweep/data.batch_size=16,data.eval_batch_size=100,optimizer.lr=0.1,trainer=smoke")[

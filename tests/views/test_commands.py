@@ -2,13 +2,12 @@
 
 import json
 import re
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from paths import ROOT
+from launch import train_in
 from PIL import Image, ImageDraw, ImageFont
 
 from cnnbp.data.datasets import MNIST
@@ -24,14 +23,12 @@ SIZES = (16, 40, 150)
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of 300 steps, made once for this file."""
-    with pytest.MonkeyPatch.context() as patch:
-        directory = tmp_path_factory.mktemp("trained")
-        patch.chdir(directory)
-        options = "trainer=cpu trainer.max_epochs=1 trainer.limit_train_batches=300 data.batch_size=64 dropout=none"
-        options += " trainer.precision=32-true"  # as what its predictions are compared with
-        recipe = "optimizer=adamw optimizer.lr=0.005 scheduler=one_cycle augment=affine"
-        patch.setattr("sys.argv", ["train.py", "name=run", *options.split(), *recipe.split()])
-        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    directory = tmp_path_factory.mktemp("trained")
+    options = "trainer=cpu trainer.max_epochs=1 trainer.limit_train_batches=300 data.batch_size=64"
+    # the precision is that of what its predictions are compared with
+    options += " dropout=none trainer.precision=32-true"
+    recipe = "optimizer=adamw optimizer.lr=0.005 scheduler=one_cycle augment=affine"
+    train_in(directory, "name=run", *options.split(), *recipe.split())
     return directory / "outputs" / "run"
 
 

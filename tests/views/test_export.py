@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-import runpy
 import shutil
 import statistics
 import sys
@@ -14,6 +13,7 @@ from io import StringIO
 import numpy as np
 import pytest
 import torch
+from launch import TWO_STEPS, train_in
 from omegaconf import OmegaConf
 from paths import ROOT
 
@@ -26,24 +26,15 @@ from cnnbp.training.restore import restore
 from cnnbp.views.export import FORMATS, Deployed, export, largest_difference
 from cnnbp.views.model_card import describe_accuracy
 
-SMALL = (
-    "trainer=smoke",
-    "data.batch_size=16",
-    "data.eval_batch_size=100",
-    "data.val_size=5000",
-    "optimizer=adamw",
-)
+SMALL = (*TWO_STEPS, "data.val_size=5000", "optimizer=adamw")
 SUFFIXES = {"onnx": ".onnx", "safetensors": ".safetensors", "torch": ".pt2"}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of two steps, made once for this file."""
-    with pytest.MonkeyPatch.context() as patch:
-        directory = tmp_path_factory.mktemp("exported")
-        patch.chdir(directory)
-        patch.setattr("sys.argv", ["train.py", *SMALL, "name=one"])
-        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    directory = tmp_path_factory.mktemp("exported")
+    train_in(directory, *SMALL, "name=one")
     logging.root.setLevel(logging.WARNING)  # Hydra set it lower, for this whole process
     return directory / "outputs" / "one"
 

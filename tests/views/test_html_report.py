@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import runpy
 import shutil
 import sys
 from html.parser import HTMLParser
@@ -12,7 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 import torch
-from paths import ROOT
+from launch import TWO_STEPS, train_in
 
 from cnnbp.data.datasets import MNIST
 from cnnbp.errors import UserError
@@ -21,7 +20,7 @@ pytest.importorskip("matplotlib")
 
 from cnnbp.views.html_report import write_report
 
-SMOKE = ("trainer=smoke", "data.batch_size=16", "data.eval_batch_size=100", "trainer.max_epochs=2")
+SMOKE = (*TWO_STEPS, "trainer.max_epochs=2")
 HOSTILE = '"><script>alert(1)</script>'
 VOID = {"meta", "br", "img"}
 
@@ -65,18 +64,11 @@ class Page(HTMLParser):
         return [text for _, text in self.all(tag, **attributes)]
 
 
-def start(directory, *overrides):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(directory)
-        patch.setattr(sys, "argv", ["train.py", *overrides])
-        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run of two short epochs, with its report."""
     directory = tmp_path_factory.mktemp("run")
-    start(directory, *SMOKE, "data.val_size=5000", "name=run")
+    train_in(directory, *SMOKE, "data.val_size=5000", "name=run")
     assert (
         write_report(directory / "outputs" / "run") == directory / "outputs" / "run" / "report.html"
     )
@@ -103,7 +95,7 @@ def sweep(tmp_path_factory):
     """Two finished jobs and one that failed."""
     directory = tmp_path_factory.mktemp("sweep")
     with pytest.raises(SystemExit, match="1 of 3 jobs failed"):
-        start(directory, "-m", *SMOKE, "name=sweep", "optimizer.lr=-1,0.1,0.01")
+        train_in(directory, "-m", *SMOKE, "name=sweep", "optimizer.lr=-1,0.1,0.01")
     return directory / "outputs" / "sweep"
 
 
