@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train test test-slow bench results lint board
+.PHONY: help train test test-slow test-browser bench results lint board
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
@@ -13,6 +13,13 @@ test: .venv/.ready  ## run the tests
 
 test-slow: .venv/.ready  ## run the tests that take longer
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-browser: .venv/.ready  ## run the tests of the page in Chromium; as root on Debian, install it
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+		{ echo "Chromium is not installed (Debian, Ubuntu, as root: apt-get install chromium)" >&2; exit 1; }
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(ARGS)
 
 bench: .venv/.ready  ## time training beside the plain loop; ARGS=--quick for the short form
 	@$(BIN)/python -m benchmarks $(ARGS)
