@@ -15,8 +15,12 @@ test: $(VENV)/.ready  ## run the tests
 test-slow: $(VENV)/.ready  ## run the tests that take longer
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-browser: $(VENV)/.ready  ## run the tests of the page in Chromium (Debian, Ubuntu: apt-get install chromium)
-	@$(BIN)/python -m pytest -m browser $(ARGS)
+test-browser: $(VENV)/.ready  ## run the tests of the page in Chromium; as root on Debian, install it
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+		{ echo "Chromium is not installed (Debian, Ubuntu, as root: apt-get install chromium)" >&2; exit 1; }
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(ARGS)
 
 test-versions:  ## run lint and the tests on each Python from 3.10 to 3.13 that is installed, in .venv-VERSION
 	@.ci/test-versions

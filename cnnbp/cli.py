@@ -136,6 +136,15 @@ COMMANDS = {
             Argument("--output", metavar="FILE.html", help="default: report.html in the directory"),
         ),
     ),
+    "page": Command(
+        "cnnbp.views.page:write_page",
+        "write a run as a page to draw on, to look into and to train in",
+        (
+            RUN,
+            CHECKPOINT,
+            Argument("--output", metavar="FILE.html", help="default: page.html in the run"),
+        ),
+    ),
     "search": Command(
         "cnnbp.sweeps.search:search",
         "search for the best values of any keys, on validation images",

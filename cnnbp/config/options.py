@@ -242,6 +242,16 @@ class CheckpointsOptions(TypedDict, total=False):
 
 
 @with_config(OURS)
+class HistoryOptions(TypedDict, total=False):
+    """`cnnbp.training.callbacks.history.History`"""
+
+    directory: Text
+    every_n_epochs: Annotated[
+        int, Field(ge=0, description="how often the weights are kept for the page; 0: never")
+    ]
+
+
+@with_config(OURS)
 class DashboardOptions(TypedDict, total=False):
     """`cnnbp.training.callbacks.component_dashboard.Dashboard`"""
 
@@ -324,6 +334,7 @@ PARTS: dict[str, Any] = {
     "cnnbp.training.callbacks.averaging.Average": AverageOptions,
     "cnnbp.training.callbacks.divergence.Finite": FiniteOptions,
     "cnnbp.training.callbacks.checkpoints.Checkpoints": CheckpointsOptions,
+    "cnnbp.training.callbacks.history.History": HistoryOptions,
     "cnnbp.training.callbacks.component_dashboard.Dashboard": DashboardOptions,
     "pytorch_lightning.loggers.TensorBoardLogger": TensorBoardOptions,
     "pytorch_lightning.Trainer": TrainerOptions,
