@@ -6,12 +6,12 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import torch
+from launch import TRAIN
 from paths import ROOT
 from PIL import Image
 
@@ -57,7 +57,7 @@ FORWARD, BOTH, READY = 60, 200, 1500  # milliseconds
 def trained_in(directory, *overrides):
     """Train in a process of its own; return the run directory."""
     own = ["name=page", "~callbacks.dashboard", "logger=none"]
-    command = [sys.executable, str(ROOT / "train.py"), *own, *overrides]
+    command = [*TRAIN, *own, *overrides]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run(command, cwd=directory, env=environment, check=True, capture_output=True)
     return directory / "outputs" / "page"

@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from launch import TWO_STEPS, train_in
 from PIL import Image
 from torch import nn
 
@@ -24,21 +25,9 @@ from cnnbp.views.page import FOLDER, SCRIPTS, described, write_page
 def run(tmp_path_factory):
     """A run of two steps that kept its history, and the contents of its page."""
     directory = tmp_path_factory.mktemp("page")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(directory)
-        train(patch, "name=run", "callbacks.history.every_n_epochs=1")
+    own = ("name=run", "logger=none", "~callbacks.dashboard", "callbacks.history.every_n_epochs=1")
+    train_in(directory, *TWO_STEPS, *own)
     return directory / "outputs" / "run"
-
-
-def train(patch, *overrides):
-    import runpy
-    import sys
-
-    from paths import ROOT
-
-    own = ["trainer=smoke", "logger=none", "~callbacks.dashboard"]
-    patch.setattr(sys, "argv", ["train.py", *own, *overrides])
-    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +163,7 @@ def test_network_that_runs_in_another_order_is_refused():
 
 
 def test_no_run_is_told(tmp_path, cnnbp):
-    with pytest.raises(SystemExit, match="not a run directory"):
+    with pytest.raises(SystemExit, match=str(tmp_path)):
         cnnbp("page", str(tmp_path))
 
 

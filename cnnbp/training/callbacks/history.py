@@ -1,6 +1,7 @@
 """The weights after each epoch, kept so that a page can show how the network came to be."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pytorch_lightning import Callback
@@ -39,20 +40,22 @@ class History(Callback):
         epoch = trainer.current_epoch + 1
         if not self.every_n_epochs or not trainer.is_global_zero or epoch % self.every_n_epochs:
             return
-        self._write(epoch, _evaluated(trainer, module).network)
+        self._write(epoch, _evaluated_network(trainer, module))
 
     def _write(self, epoch: int, network: nn.Module) -> None:
-        state = {name: _half(value) for name, value in network.state_dict().items()}
+        state: dict[str, Any] = {}
+        for name, value in network.state_dict().items():
+            state[name] = _half(value)
         with replacing(self.directory / f"epoch-{epoch:03}.npz", "wb") as file:
             np.savez(file, **state)
 
 
-def _evaluated(trainer, module) -> nn.Module:
-    """The module with the weights that each epoch is evaluated with."""
+def _evaluated_network(trainer, module) -> Any:
+    """The network with the weights that each epoch is evaluated with."""
     for callback in trainer.callbacks:
-        if isinstance(callback, WeightAveraging):
-            return callback._average_model.module
-    return module
+        if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+            return callback._average_model.module.network
+    return module.network
 
 
 def _half(value: Tensor) -> np.ndarray:
