@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -88,8 +88,9 @@ def write_page(
     """
     directory = Path(directory)
     output = Path(output or directory / "page.html")
-    _, data, model = restore(directory, checkpoint)
-    network = model.network.cpu().float().eval()
+    _, restored, model = restore(directory, checkpoint)
+    data = cast(DataModule, restored)
+    network = cast(nn.Module, model.network).cpu().float().eval()
     if (data.dataset.channels, data.dataset.image_size) != (1, SIDE):
         raise UserError(f"{directory}: the page draws grey images of {SIDE} x {SIDE} pixels only")
     data.setup("test")
