@@ -105,7 +105,7 @@ def ablation_table(variants: dict[str, Group]) -> str:
 def words(variant: str) -> str:
     """What a variant is, as its config says."""
     return re.search(
-        r"^# (?!@)(.+)$", (ROOT / "conf" / "ablation" / f"{variant}.yaml").read_text(), re.M
+        r"^# (?!@)(.+)$", (ROOT / "conf" / "ablation" / f"{variant}.yaml").read_text(), re.MULTILINE
     )[1]
 
 

@@ -147,7 +147,7 @@ def test_what_no_job_can_run_with_leaves_nothing_behind(train, overrides, messag
 def test_each_job_shows_the_graph_of_its_own_network(train):
     train("-m", *SMALL[:-1], "name=sweep", "seed=1,2", "model.network.activation=relu,tanh")
     ops = []
-    for path in sorted(Path("outputs/sweep").glob("*activation=*")):
+    for path in sorted(Path("outputs/sweep").glob("data*activation=*")):
         events = EventAccumulator(str(path))
         events.Reload()
         ops.append({node.op for node in events.Graph().node})

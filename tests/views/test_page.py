@@ -48,7 +48,9 @@ def html(run):
 
 @pytest.fixture(scope="module")
 def contents(html):
-    found = re.search(r'<script type="application/json" id="contents">(.*?)</script>', html, re.S)
+    found = re.search(
+        r'<script type="application/json" id="contents">(.*?)</script>', html, re.DOTALL
+    )
     return json.loads(found[1])
 
 
@@ -75,7 +77,7 @@ def test_policy_allows_these_scripts_and_no_request(html):
     assert rules["default-src"] == "'none'"
     assert "connect-src" not in rules
     assert rules["img-src"] == "data:"
-    scripts = re.findall(r'<script id="script-[a-z_]+">(.*?)</script>', html, re.S)
+    scripts = re.findall(r'<script id="script-[a-z_]+">(.*?)</script>', html, re.DOTALL)
     assert len(scripts) == len(SCRIPTS)
     hashes = [hashlib.sha256(script.encode()).digest() for script in scripts]
     wanted = [f"'sha256-{base64.b64encode(value).decode()}'" for value in hashes]
