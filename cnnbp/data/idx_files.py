@@ -1,4 +1,4 @@
-"""IDX files, the format that MNIST was published in: found on disk, or downloaded by torchvision."""
+"""IDX files, the format that MNIST was published in: found on disk, or downloaded."""
 
 import gzip
 import os

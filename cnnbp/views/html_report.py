@@ -1,4 +1,4 @@
-"""A run or a sweep as one HTML file that needs nothing else: numbers, curves, mistakes, pictures."""
+"""A run or a sweep as one HTML file: numbers, curves, mistakes, pictures."""
 
 import base64
 import io
