@@ -78,7 +78,7 @@ def _show(name: str, head: list[str], rows: dict[str, str], folder: Path, whole:
 
 
 def read_group(directory: Path, part: str = "") -> Group | None:
-    """The finished runs with `part` in their name, and what they share; None where there is none."""
+    """The finished runs with `part` in their name, and what they share; None without any."""
     rows: list[Row] = []
     for row in rank_runs(directory):
         if "error" not in row and part in row["overrides"]:

@@ -69,10 +69,8 @@ class DataModule(LightningDataModule):
         }
         if self.trainer:
             device = self.trainer.strategy.root_device
-            self.splits = {
-                name: tuple(tensor.to(device) for tensor in split)
-                for name, split in self.splits.items()
-            }
+            for name, (images, labels) in self.splits.items():
+                self.splits[name] = images.to(device), labels.to(device)
 
     def batches(self, split: str) -> Batches:
         """The batches of "train", "val" or "test"; only the training split is shuffled."""
@@ -112,7 +110,7 @@ class DataModule(LightningDataModule):
     ) -> tuple[Tensor, Tensor]:
         images, labels = batch
         pixels = self.as_pixels(images)
-        if self.augment and self.trainer.training:
+        if self.augment and self.trainer and self.trainer.training:
             pixels = self.augment(pixels)
         return self.normalise(pixels), labels
 

@@ -141,7 +141,9 @@ def _extent(profile: np.ndarray) -> tuple[int, int]:
     """First and one past the last position of the ink, less the outermost specks of dust."""
     share = np.cumsum(profile, dtype=np.float64)
     share /= share[-1]
-    return np.searchsorted(share, DUST, side="right"), np.searchsorted(share, 1 - DUST) + 1
+    first = np.searchsorted(share, DUST, side="right")
+    last = np.searchsorted(share, 1 - DUST)
+    return int(first), int(last) + 1
 
 
 def _centred(ink: np.ndarray) -> np.ndarray:

@@ -244,8 +244,8 @@ def _fit(config: DictConfig, run: RunDirectory, trial: Trial) -> str:
     """Fit and store the result, or why the trial was pruned, which is returned."""
     checkpoint = find_checkpoint(run.path, None)
     data, model, trainer = build(config)
-    pruning = Pruning(trial)
-    trainer.callbacks.append(pruning)
+    pruning = Pruning(trial, config.trainer.max_epochs)
+    trainer.callbacks.append(pruning)  # pyrefly: ignore[missing-attribute]
     run.start()
     validation = fit(data, model, trainer, checkpoint)
     if pruning.reason:
