@@ -1,4 +1,7 @@
-"""The checks of a config: every option has one definition, and an error names key, value and reason."""
+"""The checks of a config.
+
+Every option has one definition, and an error names key, value and reason.
+"""
 
 import inspect
 import re
