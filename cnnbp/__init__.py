@@ -1,1 +1,1 @@
-"""Train one small convolutional network on MNIST, and see what its components and their back-propagation do."""
+"""Train one small network on MNIST, and see what its components and their back-propagation do."""

@@ -39,7 +39,7 @@ def replacing(path: str | Path, mode: str = "w", keep: Path | None = None) -> It
 
 
 def remove_parts(directory: Path) -> None:
-    """Remove the unfinished files of killed processes from a directory that nobody else writes to."""
+    """Remove unfinished files of killed processes; nobody else may write to the directory."""
     for part in directory.glob(".*.part"):
         part.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""`python -m results`: train what is missing, then write the tables and draw the pictures of all that is there."""
+"""`python -m results`: train what is missing, then renew the tables and pictures of all runs."""
 
 import argparse
 import shlex
@@ -11,9 +11,9 @@ from tqdm import tqdm
 from cnnbp.config.compose import compose
 from cnnbp.config.error_line import errors_on_one_line
 from cnnbp.errors import UserError
-from cnnbp.runs.run_record import read_metrics
+from cnnbp.runs.run_record import RunRecord
 from results import RECIPES, ROOT, SWEEPS, Sweep
-from results.publish import report
+from results.publish import publish
 
 QUICK = ("trainer=smoke", "trainer.max_epochs=2", "data.batch_size=16", "data.eval_batch_size=100")
 
@@ -21,22 +21,24 @@ QUICK = ("trainer=smoke", "trainer.max_epochs=2", "data.batch_size=16", "data.ev
 def main() -> None:
     """Train, then report."""
     options = parse()
-    prefix, limits, docs = (
-        ("quick-", QUICK, Path("outputs")) if options.quick else ("", (), ROOT / "docs")
-    )
+    prefix, limits, docs = "", (), ROOT / "docs"
+    if options.quick:
+        prefix, limits, docs = "quick-", QUICK, Path("outputs")
     with errors_on_one_line():
         for name in options.only or RECIPES:
             overrides, seeds = SWEEPS[name]
             train(prefix + name, Sweep((*overrides, *limits), seeds[: options.seeds]))
-        report({name: Path("outputs", prefix + name) for name in SWEEPS}, docs)
+        directories = {name: Path("outputs", prefix + name) for name in SWEEPS}
+        publish(directories, docs, Path("outputs"))
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m results",
-        description="Train the recipes over seeds, then renew docs/results.md, accuracy.png and ablation.png. "
-        "Started again, it goes on where it was.",
+        description="Train the recipes over seeds, then renew docs/results.md, accuracy.png and "
+        "ablation.png. Started again, it goes on where it was. Rows that were not trained here, or "
+        "with fewer seeds, stay as they are published.",
     )
     parser.add_argument(
         "--only",
@@ -71,7 +73,7 @@ def train(name: str, sweep: Sweep) -> None:
     ]
     print("python", shlex.join(arguments), flush=True)
     total = jobs(sweep) * max_epochs(sweep)
-    done = sum(len(read_metrics(run / "metrics.csv")) for run in Path("outputs", name).glob("*/"))
+    done = sum(len(run.metrics) for run in RunRecord.below(Path("outputs", name)))
     command = [sys.executable, str(ROOT / arguments[0]), *arguments[1:]]
     with (
         tqdm(total=total, initial=min(done, total), desc=name, unit="epoch") as bar,

@@ -92,12 +92,12 @@ def test_each_variant_answers_for_its_segments(name, tmp_path, monkeypatch):
     assert all(0 < segment["seconds"] < math.inf for segment in segments)
 
 
-# torch's BatchNorm adds up channels-last tensors one by one, which moves the gradients by up to 3e-3
+# torch's BatchNorm adds up channels-last tensors one by one: the gradients move by up to 3e-3
 @pytest.fixture(
     scope="module", params=[("false", 1e-6), ("true", 1e-4)], ids=["contiguous", "channels_last"]
 )
 def our_step(request, tmp_path_factory):
-    """The batch, the loss and the parameters before and after the first step of the real training."""
+    """The batch, the loss and the parameters before and after the first step of training."""
     channels_last, tolerance = request.param
     seen = {"tolerance": {"rtol": 1e-5, "atol": tolerance}}
 

@@ -25,12 +25,16 @@ MISTAKES = {
     "ckpt_path=nowhere.ckpt": "error: checkpoint nowhere.ckpt: no such file",
     "trainer.devices=4096": "error: trainer.devices=4096: must be at most ",
     "+trainer.foo=1": "error: trainer: Trainer.__init__() got an unexpected keyword argument 'foo'",
-    "+optimizer.foo=1": "error: optimizer or scheduler: SGD.__init__() got an unexpected keyword argument 'foo'",
+    "+optimizer.foo=1": (
+        "error: optimizer or scheduler: SGD.__init__() got an unexpected keyword argument 'foo'"
+    ),
     "seed=${foo}": "error: Interpolation key 'foo' not found",
     "name=a/b": "error: name=a/b: must be a file name",
     "name=..": "error: name=..: must be a file name",
     "~callbacks": "error: callbacks=None: must be a choice of the group",
-    "callbacks.speed=5": "error: callbacks.speed=5: must be null, or a group of keys with a _target_",
+    "callbacks.speed=5": (
+        "error: callbacks.speed=5: must be null, or a group of keys with a _target_"
+    ),
     "a\nb": "error: a b: is not KEY=VALUE as Hydra reads it",
 }
 

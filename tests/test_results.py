@@ -8,7 +8,7 @@ import pytest
 from paths import ROOT
 
 from results import VARIANTS
-from results.publish import ablation_table, accuracy_table, insert, standard_error
+from results.publish import ablation_rows, accuracy_rows, merge_rows, standard_error
 
 GROUP = {
     "parameters": 19_866,
@@ -26,15 +26,14 @@ def results(directory, *arguments):
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
 
 
-def test_a_part_is_trained_once_and_told(tmp_path):
+def test_a_part_is_trained_once(tmp_path):
     for seeds in (1, 2):
         done = results(tmp_path, "--only", "fast", f"--seeds={seeds}")
         assert done.returncode == 0, done.stderr
     assert "4/4" in done.stderr
     runs = sorted((tmp_path / "outputs" / "quick-fast").glob("*/result.json"))
     assert len(runs) == 2
-    text = (tmp_path / "outputs" / "results.md").read_text()
-    assert "\n| `fast` | 19,866 | 2 | 2 | " in text
+    assert "\n| `fast` | 19,866 | 2 | 2 | " in (tmp_path / "outputs" / "accuracy.md").read_text()
     assert (tmp_path / "outputs" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -42,7 +41,7 @@ def test_a_part_is_trained_once_and_told(tmp_path):
 def test_the_ablation_is_told(tmp_path):
     done = results(tmp_path, "--only", "ablation", "--seeds=2")
     assert done.returncode == 0, done.stderr
-    text = (tmp_path / "outputs" / "results.md").read_text()
+    text = (tmp_path / "outputs" / "ablation.md").read_text()
     assert all(f"\n| `{variant}` | " in text for variant in VARIANTS)
     assert (tmp_path / "outputs" / "ablation.png").read_bytes().startswith(b"\x89PNG")
 
@@ -54,7 +53,7 @@ def test_a_mistaken_part_is_named(tmp_path):
 
 
 def test_the_accuracy_table():
-    row = accuracy_table({"fast": GROUP | {"mean": 0.99412, "deviation": 0.0005}}).splitlines()[-1]
+    row = accuracy_rows({"fast": GROUP | {"mean": 0.99412, "deviation": 0.0005}})["fast"]
     assert row == "| `fast` | 19,866 | 4 | 4 | 99.412 ± 0.050 | 99.00 | 99.60 | 60 |"
 
 
@@ -66,14 +65,50 @@ def test_a_difference_below_two_standard_errors_is_none():
     assert standard_error(reference, less) == pytest.approx(
         0.0005
     )  # of two means of four: 0.0003 and 0.0004
-    rows = ablation_table({"reference": reference, "silu": same, "no_norm": less}).splitlines()
-    assert rows[3].endswith("| none |")
+    rows = ablation_rows({"reference": reference, "silu": same, "no_norm": less})
+    assert list(rows) == ["reference", "silu", "no_norm"]
+    assert rows["silu"].endswith("| none |")
     assert (
-        rows[4]
+        rows["no_norm"]
         == "| `no_norm` | without BatchNorm | 19,866 | 4 | 99.400 ± 0.080 | -0.100 ± 0.050 |"
     )
 
 
-def test_a_table_takes_the_place_of_the_one_before():
-    text = "a\n<!-- x -->\nold\nrows\n<!-- /x -->\nb\n"
-    assert insert(text, "x", "new") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
+TABLE = """a
+<!-- x -->
+| recipe | parameters | epochs | seeds | accuracy |
+|---|---|---|---|---|
+| `one` | 5 | 2 | 10 | 99.1 |
+| `two` | 5 | 2 | 3 | 99.2 |
+<!-- /x -->
+b
+"""
+
+
+def test_a_row_of_as_many_seeds_takes_the_place_of_the_one_before():
+    new = {"two": "| `two` | 5 | 2 | 3 | 99.9 |", "one": "| `one` | 5 | 2 | 11 | 99.8 |"}
+    text, whole = merge_rows(TABLE, "x", new, ["one", "two"])
+    assert whole
+    assert text == TABLE.replace("99.2", "99.9").replace("10 | 99.1", "11 | 99.8")
+
+
+def test_published_rows_of_more_seeds_and_of_other_recipes_stay():
+    new = {"one": "| `one` | 5 | 2 | 9 | 99.8 |", "new": "| `new` | 5 | 2 | 1 | 98.0 |"}
+    text, whole = merge_rows(TABLE, "x", new, ["new", "one", "two"])
+    assert not whole
+    assert text.splitlines()[4:7] == [
+        "| `new` | 5 | 2 | 1 | 98.0 |",
+        "| `one` | 5 | 2 | 10 | 99.1 |",
+        "| `two` | 5 | 2 | 3 | 99.2 |",
+    ]
+
+
+def test_a_part_with_fewer_seeds_does_not_lose_published_rows(tmp_path):
+    published = (ROOT / "docs" / "results.md").read_text()
+    done = results(tmp_path, "--only", "fast", "--seeds=1")
+    assert done.returncode == 0, done.stderr
+    written = (tmp_path / "outputs" / "results.md").read_text()
+    assert written == published
+    beside = (tmp_path / "outputs" / "accuracy.md").read_text()
+    assert "\n| `fast` | 19,866 | 2 | 1 | " in beside
+    assert "| `fast` | 19,866 | 2 | 1 | " in done.stdout

@@ -60,11 +60,15 @@ def _check_structure(config: DictConfig) -> None:
                 f"{part}={tree.get(part)}: must be {{}}, or a group of keys with a _target_"
             )
     for group in ("callbacks", "logger"):
-        for name, value in tree[group].items():
-            if value is not None and not _is_part(value):
-                raise UserError(
-                    f"{group}.{name}={value}: must be null, or a group of keys with a _target_"
-                )
+        _check_members(group, tree[group])
+
+
+def _check_members(group: str, members: dict[str, Any]) -> None:
+    for name, value in members.items():
+        if value is not None and not _is_part(value):
+            raise UserError(
+                f"{group}.{name}={value}: must be null, or a group of keys with a _target_"
+            )
 
 
 def _is_part(value: Any) -> bool:

@@ -49,5 +49,5 @@ def _is_users(error: Exception) -> bool:
 
 def _report_from_thread(args: threading.ExceptHookArgs) -> None:
     # TensorBoard's thread fails on a full disk; the main thread fails too, and tells it
-    if not issubclass(args.exc_type, OSError):
+    if not issubclass(args.exc_type, OSError) and args.exc_value is not None:
         sys.__excepthook__(args.exc_type, args.exc_value, args.exc_traceback)

@@ -378,5 +378,7 @@ def _reason(detail: Any) -> str:
     message = detail["msg"].split(" after validation")[0]
     for start in ("Value error, must ", "Input should ", "List should ", "Value should "):
         message = message.removeprefix(start)
+    message = message.replace("have at least", "be a list of at least")
+    message = message.replace("have at most", "be a list of at most")
     index = detail["loc"][-1]
     return f"{message} at index {index}" if isinstance(index, int) else message

@@ -8,14 +8,17 @@ from torch.nn import functional as F
 
 
 class Augment:
-    """Bends each image by its own random amounts, in one interpolation, and erases a rectangle of it.
+    """Distorts each image by its own random amounts, and erases a rectangle of it.
+
+    All distortions are one interpolation.
 
     Args:
         degrees: rotations are uniform in [-degrees, degrees].
         shift: shifts are uniform in [-shift, shift] pixels, in each direction.
         scale: factors are uniform in [1 - scale, 1 + scale].
         shear: angles of the shear are uniform in [-shear, shear] degrees.
-        elastic: standard deviation in pixels of the elastic distortion, in each direction; 0 leaves it out.
+        elastic: standard deviation in pixels of the elastic distortion, in each direction; 0
+            leaves it out.
         smoothness: standard deviation in pixels of the Gaussian that smooths the distortion.
         erase: sides of the rectangle are uniform in [0, erase] pixels; 0 leaves it out.
     """
@@ -34,11 +37,10 @@ class Augment:
         self.elastic, self.smoothness, self.erase = elastic, smoothness, erase
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Map images (N, 1, S, S) of pixels from 0 to 255 to the same shape, zero outside and where erased."""
+        """Map images (N, C, S, S), in [0, 255], to the same shape; 0 outside and where erased."""
         draws = torch.empty(5, len(images), device=images.device).uniform_(-1, 1)
-        angle, growth, right, down, shear = (
-            draw * most for draw, most in zip(draws, self.ranges, strict=True)
-        )
+        ranges = zip(draws, self.ranges, strict=True)
+        angle, growth, right, down, shear = (draw * most for draw, most in ranges)
         field = distortion(images, self.smoothness) * self.elastic if self.elastic else None
         images = warp(images, angle, 1 + growth, right, down, shear, field)
         if self.erase:
@@ -82,15 +84,16 @@ def warp(
     )
     if field is not None:
         grid = grid.add_(field, alpha=pixel)
-    # linear interpolation would take a fifth of the images' gradients, and what is learnt of blurred digits
-    # misleads on sharp ones
+    # linear interpolation would take a fifth of the images' gradients, and a network that has
+    # learnt blurred digits is misled by sharp ones
     return F.grid_sample(images, grid, mode="bicubic", align_corners=False).clamp_(0, 255)
 
 
 def distortion(images: Tensor, smoothness: float) -> Tensor:
-    """Draw a smooth field (N, S, S, 2) of mean 0 and variance 1 (Simard, Steinkraus and Platt, 2003, section 2).
+    """Draw a smooth field (N, S, S, 2) of mean 0 and variance 1.
 
     Normal noise, smoothed by a Gaussian in both directions.
+    Source: Simard, Steinkraus and Platt, 2003, section 2.
     """
     side = images.shape[-1]
     place = torch.arange(side, device=images.device)
@@ -105,7 +108,8 @@ def erase(images: Tensor, height: Tensor, width: Tensor, row: Tensor, column: Te
 
     Args:
         images: (N, 1, S, S).
-        height, width, row, column: the rectangle's sides and centre in pixels, (N,); it may reach outside.
+        height, width, row, column: the rectangle's sides and centre in pixels, (N,); it may reach
+            outside.
     """
     centres = torch.arange(images.shape[-1], device=images.device) + 0.5
     rows = (centres - row[:, None]).abs() < height[:, None] / 2

@@ -1,4 +1,4 @@
-"""A data set as a LightningDataModule: its splits on the trainer's device, and their preparation."""
+"""A data set as a LightningDataModule: its splits on the device, and their preparation."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ class DataModule(LightningDataModule):
     """Training, validation and test images of a data set, on the device of the trainer.
 
     Args:
-        dataset: a key of `DATASETS`; MNIST is part of the package, torchvision downloads the others.
+        dataset: a key of `DATASETS`; MNIST is in the package, torchvision downloads the others.
         root: the folder of a data set that is not part of the package.
         batch_size: training images a step, over all processes.
         eval_batch_size: images at a time in validation and test, over all processes.
@@ -58,7 +58,8 @@ class DataModule(LightningDataModule):
         data = self.dataset.load(self.root)
         if self.val_size >= len(data.train_labels):
             raise UserError(
-                f"data.val_size={self.val_size}: must be less than the {len(data.train_labels)} training images"
+                f"data.val_size={self.val_size}: must be less than the "
+                f"{len(data.train_labels)} training images"
             )
         kept = len(data.train_labels) - self.val_size
         self.splits = {
@@ -68,10 +69,8 @@ class DataModule(LightningDataModule):
         }
         if self.trainer:
             device = self.trainer.strategy.root_device
-            self.splits = {
-                name: tuple(tensor.to(device) for tensor in split)
-                for name, split in self.splits.items()
-            }
+            for name, (images, labels) in self.splits.items():
+                self.splits[name] = images.to(device), labels.to(device)
 
     def batches(self, split: str) -> Batches:
         """The batches of "train", "val" or "test"; only the training split is shuffled."""
@@ -111,7 +110,7 @@ class DataModule(LightningDataModule):
     ) -> tuple[Tensor, Tensor]:
         images, labels = batch
         pixels = self.as_pixels(images)
-        if self.augment and self.trainer.training:
+        if self.augment and self.trainer and self.trainer.training:
             pixels = self.augment(pixels)
         return self.normalise(pixels), labels
 

@@ -63,9 +63,9 @@ class DataSet:
             UserError: the files are damaged, or neither there nor to be had, or of another shape.
         """
         arrays = self.read(Path(root).expanduser())
-        self._check(*arrays[:2], "training")
-        self._check(*arrays[2:], "test")
         train_images, train_labels, test_images, test_labels = arrays
+        self._check(train_images, train_labels, "training")
+        self._check(test_images, test_labels, "test")
         return Images(
             _tensor(train_images, np.uint8),
             _tensor(train_labels, np.int64),

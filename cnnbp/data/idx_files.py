@@ -1,4 +1,4 @@
-"""IDX files, the format that MNIST was published in: found on disk, or downloaded by torchvision."""
+"""IDX files, the format that MNIST was published in: found on disk, or downloaded."""
 
 import gzip
 import os
@@ -53,10 +53,7 @@ def read_or_download(
         UserError: damaged files, or files that are neither there nor to be had.
     """
     folders = (root / name / "raw", root)
-    paths = _find(files, folders)
-    if paths is None:
-        _download(name, choice, files, root)
-        paths = _find(files, folders)
+    paths = _find(files, folders) or _download(name, choice, files, root)
     return [read_idx(path) for path in paths]
 
 
@@ -96,7 +93,7 @@ def _find(files: tuple[str, ...], folders: tuple[Path, ...]) -> list[Path] | Non
     return None
 
 
-def _download(name: str, choice: str, files: tuple[str, ...], root: Path) -> None:
+def _download(name: str, choice: str, files: tuple[str, ...], root: Path) -> list[Path]:
     """Download the files into `root/NAME/raw`, or wait for the process that does."""
     from filelock import FileLock  # only here, where a download takes far longer than the import
 
@@ -113,6 +110,7 @@ def _download(name: str, choice: str, files: tuple[str, ...], root: Path) -> Non
         raise UserError(
             f"data={choice}: {name} could not be downloaded ({reason}); {by_hand}"
         ) from None
+    return [folder / file for file in files]
 
 
 def _fetch(name: str, files: tuple[str, ...], partial: Path, folder: Path) -> None:

@@ -24,7 +24,8 @@ def load(path: str | Path) -> Tensor:
     """Read a picture of one digit and `prepare` it: uint8 (28, 28), ink bright on 0.
 
     Raises:
-        UserError: names the file; it is not a picture, too large to be one of a digit, damaged or blank.
+        UserError: names the file; it is not a picture, too large to be one of a digit, damaged or
+            blank.
     """
     try:
         with warnings.catch_warnings():
@@ -47,9 +48,11 @@ def load(path: str | Path) -> Tensor:
 
 
 def prepare(image: Image.Image) -> Tensor:
-    """Turn a picture of one digit, dark or bright, of any size and mode, into one like MNIST's: uint8 (28, 28).
+    """Turn a picture of one digit, dark or bright, of any size and mode, into one like MNIST's.
 
-    The ink is bright on 0, fits a 20 x 20 box, and has its centre of mass on pixel (14, 14) as far as it fits.
+    Returns:
+        (28, 28), uint8: the ink is bright on 0, fits a 20 x 20 box, and has its centre of mass on
+        pixel (14, 14) as far as it fits.
 
     Raises:
         UserError: the picture is blank, or its colours cannot be turned into grey.
@@ -117,7 +120,10 @@ def _ink(grey: np.ndarray) -> np.ndarray:
 
 
 def _paper(grey: np.ndarray) -> tuple[np.ndarray, float]:
-    """Grey levels of the empty paper, the plane that fits the border (light slopes), float32 (H, W); their noise."""
+    """Grey levels of the empty paper, float32 (H, W), and their noise.
+
+    The paper is the plane that fits the border, because light often slopes.
+    """
     border = np.ones(grey.shape, bool)
     border[1:-1, 1:-1] = False
     height, width = (np.linspace(-1, 1, length, dtype=np.float32) for length in grey.shape)
@@ -135,11 +141,13 @@ def _extent(profile: np.ndarray) -> tuple[int, int]:
     """First and one past the last position of the ink, less the outermost specks of dust."""
     share = np.cumsum(profile, dtype=np.float64)
     share /= share[-1]
-    return np.searchsorted(share, DUST, side="right"), np.searchsorted(share, 1 - DUST) + 1
+    first = np.searchsorted(share, DUST, side="right")
+    last = np.searchsorted(share, 1 - DUST)
+    return int(first), int(last) + 1
 
 
 def _centred(ink: np.ndarray) -> np.ndarray:
-    """Put ink (at most 20 x 20) into a 28 x 28 field, its centre of mass on pixel (14, 14) as far as it fits."""
+    """Put ink (at most 20 x 20) into a 28 x 28 field, its centre of mass near pixel (14, 14)."""
     field = np.zeros((FIELD, FIELD), np.float32)
     centres = [
         np.average(np.arange(length), weights=ink.sum(1 - axis))

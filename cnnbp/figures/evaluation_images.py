@@ -50,14 +50,15 @@ def confusion_matrix(
     cell = side // (classes + 1)
     picture = Image.new("RGB", (side, side), "white")
     pen = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(max(6, min(11, cell // 3)) * scale)
+    font_size = max(6, min(11, cell // 3)) * scale
+    font = ImageFont.load_default(font_size)
 
     def write(row: int, column: int, text: str) -> None:
         middle = ((column + 0.5) * cell, (row + 0.5) * cell)
         pen.text(middle, text, "black", font, anchor="mm", align="center")
 
     write(0, 0, "true \\\npred.")
-    longest = max(2, 3 * cell // (2 * font.size))
+    longest = max(2, 3 * cell // (2 * font_size))  # characters that fit into a cell
     for label, name in enumerate(names):
         write(label + 1, 0, name[:longest])
         write(0, label + 1, name[:longest])

@@ -10,10 +10,11 @@ from cnnbp.files import replacing
 
 
 @contextmanager
-def figure(
-    path: str | Path, width: float = 8, height: float = 5, mosaic: list | None = None
-) -> Iterator[Any]:
-    """Yield matplotlib axes, or a dict of them laid out as `mosaic`, and save them as `path`; sizes in inches.
+def figure(path: str | Path, width: float = 8, height: float = 5) -> Iterator[Any]:
+    """Yield matplotlib axes, and save them as `path`.
+
+    Args:
+        width, height: in inches.
 
     Raises:
         UserError: matplotlib is not installed, or cannot write files of this kind.
@@ -27,7 +28,7 @@ def figure(
         raise UserError(f"{path}: pictures need matplotlib; pip install matplotlib") from None
     picture = pyplot.figure(figsize=(width, height), layout="constrained")
     try:
-        yield picture.subplot_mosaic(mosaic) if mosaic else picture.subplots()
+        yield picture.subplots()
         with replacing(path, "wb") as file:
             picture.savefig(file, format=Path(path).suffix.lstrip(".") or "png", dpi=120)
     except UserError:

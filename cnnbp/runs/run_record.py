@@ -45,7 +45,7 @@ VARYING = ("seed", "name", "run_dir", "jobs", "overwrite")
 class RunRecord:
     """A run directory, `outputs/NAME`, each of its files read at most once.
 
-    Reading never fails because a file is missing; damaged files raise a `UserError` that names them.
+    Reading never fails because a file is missing; a damaged one raises a `UserError` with its name.
     """
 
     def __init__(self, path: str | Path):
@@ -88,12 +88,12 @@ class RunRecord:
 
     @cached_property
     def config(self) -> DictConfig:
-        """The config as Hydra composed it; a key that is missing in it raises instead of giving None."""
+        """The config as Hydra composed it; a missing key raises instead of giving None."""
         return read_config(self.path / CONFIG)
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The config as plain data with interpolations unresolved, many times faster to read than `config`."""
+        """The config as plain data, interpolations unresolved; many times faster than `config`."""
         return _plain(self.path / CONFIG) or {}
 
     @cached_property
@@ -117,7 +117,10 @@ class RunRecord:
 
     @cached_property
     def recipe(self) -> str:
-        """What the run was made with, less what may vary: runs with the same text differ by chance alone."""
+        """What the run was made with, less what may vary.
+
+        Runs with the same recipe differ by chance alone.
+        """
         if not self.exists:
             return str(self.path)
         kept = {key: value for key, value in self.values.items() if key not in VARYING}

@@ -214,8 +214,7 @@ class Objective:
         """Return the validation accuracy after the last epoch."""
         self.space.suggest(trial)
         self.drawing.release()
-        record = trial.study.get_trials(deepcopy=False)[trial.number]
-        first = [*retry_history(record), trial.number][0]
+        first = [*retry_history(_stored(trial)), trial.number][0]
         name = f"trial-{first:04}"
         overrides = [*self.fixed, *as_overrides(trial.params), f"name={name}"]
         config = compose(overrides, self.directory / name)
@@ -226,7 +225,7 @@ class Objective:
             print(f"trial {trial.number}: {on_one_line(error)}")
             raise
         except (SystemExit, UserError, OSError) as error:  # a signal, or a full disk
-            requeue(trial.study, record)
+            requeue(trial.study, _stored(trial))
             # Optuna records how a trial ended for KeyboardInterrupt, but not for SystemExit
             if isinstance(error, SystemExit):
                 raise KeyboardInterrupt(error.code) from None
@@ -236,12 +235,17 @@ class Objective:
         return run.score()
 
 
+def _stored(trial: Trial) -> FrozenTrial:
+    """The trial as the study holds it now, with its intermediate values."""
+    return trial.study.get_trials(deepcopy=False)[trial.number]
+
+
 def _fit(config: DictConfig, run: RunDirectory, trial: Trial) -> str:
     """Fit and store the result, or why the trial was pruned, which is returned."""
     checkpoint = find_checkpoint(run.path, None)
     data, model, trainer = build(config)
-    pruning = Pruning(trial)
-    trainer.callbacks.append(pruning)
+    pruning = Pruning(trial, config.trainer.max_epochs)
+    trainer.callbacks.append(pruning)  # pyrefly: ignore[missing-attribute]
     run.start()
     validation = fit(data, model, trainer, checkpoint)
     if pruning.reason:

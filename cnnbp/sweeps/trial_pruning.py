@@ -14,16 +14,16 @@ class Pruning(Callback):
     its last metrics go to TensorBoard's HPARAMS tab.
     """
 
-    def __init__(self, trial: Trial):
-        self.trial, self.reason = trial, ""
+    def __init__(self, trial: Trial, max_epochs: int):
+        self.trial, self.max_epochs, self.reason = trial, max_epochs, ""
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         accuracy = trainer.callback_metrics["accuracy/val"].item()
         self.trial.report(accuracy, epoch)
-        if epoch < trainer.max_epochs and self.trial.should_prune():
+        if epoch < self.max_epochs and self.trial.should_prune():
             self.reason = (
-                f"pruned after epoch {epoch} of {trainer.max_epochs}, "
+                f"pruned after epoch {epoch} of {self.max_epochs}, "
                 f"validation accuracy {accuracy:.2%}"
             )
             trainer.should_stop = True

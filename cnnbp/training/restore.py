@@ -4,16 +4,17 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning import LightningDataModule, LightningModule
 
+from cnnbp.data.datamodule import DataModule
 from cnnbp.errors import UserError
 from cnnbp.runs.checkpoint_file import load, newest
 from cnnbp.runs.run_record import BEST, CHECKPOINTS, RunRecord, refuse_unknown_code
+from cnnbp.training.classifier import Classifier
 
 
 def restore(
     directory: str | Path, checkpoint: str = "last"
-) -> tuple[DictConfig, LightningDataModule, LightningModule]:
+) -> tuple[DictConfig, DataModule, Classifier]:
     """Build the data and the model of a run, with the weights of one of its checkpoints.
 
     Args:

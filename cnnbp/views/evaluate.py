@@ -7,15 +7,16 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 from PIL import Image
-from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from cnnbp.data.datamodule import DataModule
 from cnnbp.errors import UserError
 from cnnbp.figures.evaluation_images import confusion_counts, confusion_matrix, mistake_sheet
 from cnnbp.files import replacing
 from cnnbp.training.callbacks.progress_bar import result_line
+from cnnbp.training.classifier import Classifier
 from cnnbp.training.restore import restore
 from cnnbp.views.inference import compute_logits, test_logits
 
@@ -58,9 +59,7 @@ def accuracy_of(logits: Tensor, labels: Tensor) -> float:
     return (logits.argmax(1) == labels).float().mean().item()
 
 
-def average_over_shifts(
-    config: DictConfig, data: LightningDataModule, model: LightningModule
-) -> Tensor:
+def average_over_shifts(config: DictConfig, data: DataModule, model: Classifier) -> Tensor:
     """Average the probabilities (N, K) over each test image and its shifts by one pixel.
 
     Zeros are moved in at the border.

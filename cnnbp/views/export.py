@@ -127,7 +127,9 @@ def export(
             )
         exported = Exported(output.name, checkpoint, len(images), difference)
         snippet = _snippet(kind, output.name, deployed)
-        card_file.write(render_card(RunRecord(directory), deployed, snippet, exported))
+        card_file.write(
+            render_card(RunRecord(directory), model.network, data.dataset, snippet, exported)
+        )
     print(f"{output}: within {difference:.1e} of torch's logits on {len(images):,} test images")
     return output
 
@@ -176,6 +178,7 @@ def write_onnx(deployed: Deployed, options: dict[str, Any], file: IO[bytes]) -> 
         output_names=["logits"],
         dynamic_shapes=_any_batch_size(),
     )
+    assert program is not None  # as it would be without dynamo
     file.write(program.model_proto.SerializeToString())
     file.flush()
     session = onnxruntime.InferenceSession(file.name)

@@ -1,4 +1,4 @@
-"""A run or a sweep as one HTML file that needs nothing else: numbers, curves, mistakes, pictures."""
+"""A run or a sweep as one HTML file: numbers, curves, mistakes, pictures."""
 
 import base64
 import io
@@ -84,7 +84,7 @@ def write_report(directory: str | Path, output: str | Path | None = None) -> Pat
 def _run_contents(run: RunRecord) -> dict[str, Any]:
     """What the page of a run shows; of an unfinished one as much as there is."""
     curves, network = _curves(run), _network(run)
-    figures = run.result if run.error is None else _figures_so_far(run, curves, network)
+    figures = run.result or _figures_so_far(run, curves, network)
     shown = []
     for key, (name, form) in FIGURES.items():
         if key in figures:
@@ -169,7 +169,8 @@ def _name_rows(directory: Path, rows: list[Row]) -> list[str]:
     """
     given = [row["run"].overrides for row in rows]
     common = []
-    for override in max(given, key=len):
+    longest: list[str] = max(given, key=len)
+    for override in longest:
         if all(override in own for own in given if own):
             common.append(override)
     names = []
@@ -200,6 +201,10 @@ def _network(run: RunRecord) -> dict[str, Any]:
     mistaken_images = images[mistaken]
     if mistaken_images.ndim == 3:
         mistaken_images = mistaken_images[:, None]
+    mistakes = None
+    if mistaken.any():
+        sheet = mistake_sheet(logits, labels, mistaken_images, names, PICTURE_SCALE)
+        mistakes = _data_url(sheet)
     read = int(trace[-2].output.argmax())
     title = f"Test image {TRACED_IMAGE}: read as {names[read]}, label {names[label]}"
     return {
@@ -208,9 +213,7 @@ def _network(run: RunRecord) -> dict[str, Any]:
         "images": len(labels),
         "confusion": _data_url(confusion_matrix(logits, labels, names, PICTURE_SCALE)),
         "classes": class_table(confusion_counts(logits, labels), names),
-        "mistakes": _data_url(mistake_sheet(logits, labels, mistaken_images, names, PICTURE_SCALE))
-        if mistaken.any()
-        else None,
+        "mistakes": mistakes,
         "trace": title,
         "picture": _picture(lambda path: draw_trace(trace, label, path, title)),
         "table": trace_table(trace, label),
@@ -222,7 +225,7 @@ def _network(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def _curves(run: RunRecord) -> dict[str, Points]:
+def _curves(run: RunRecord) -> Mapping[str, Points]:
     """The curves of `metrics.csv` by column, without values that are not finite."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in run.metrics:

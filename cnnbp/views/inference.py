@@ -5,17 +5,18 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor
 
+from cnnbp.data.datamodule import DataModule
 from cnnbp.training.build import resolve_precision
+from cnnbp.training.classifier import Classifier
 
 DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @torch.no_grad()
 def compute_logits(
-    config: DictConfig, data: LightningDataModule, model: LightningModule, images: Tensor
+    config: DictConfig, data: DataModule, model: Classifier, images: Tensor
 ) -> Tensor:
     """Apply a model in evaluation mode, batch by batch, as training evaluates it.
 
@@ -34,9 +35,7 @@ def compute_logits(
     return torch.cat(logits)
 
 
-def test_logits(
-    config: DictConfig, data: LightningDataModule, model: LightningModule
-) -> tuple[Tensor, Tensor]:
+def test_logits(config: DictConfig, data: DataModule, model: Classifier) -> tuple[Tensor, Tensor]:
     """The logits (N, K) and the labels (N,) of all test images."""
     data.setup("test")
     images, labels = data.splits["test"]

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from cnnbp.data.datasets import DataSet
 from cnnbp.runs.run_record import RunRecord
 
 TEMPLATE = "model_card.md.j2"
@@ -24,11 +25,13 @@ class Exported(NamedTuple):
     difference: float
 
 
-def render_card(run: RunRecord, deployed: nn.Module, snippet: str, exported: Exported) -> str:
+def render_card(
+    run: RunRecord, network: nn.Module, dataset: DataSet, snippet: str, exported: Exported
+) -> str:
     """Fill in the card from a run's record and from what was exported.
 
     Args:
-        deployed: holds the `network` and the `data` that were exported.
+        network, dataset: what was exported, and what it was trained on.
         snippet: how to load the file.
     """
     templates = FileSystemLoader(Path(__file__).parent)
@@ -44,11 +47,11 @@ def render_card(run: RunRecord, deployed: nn.Module, snippet: str, exported: Exp
         **exported._asdict(),
         name=run.path.resolve().name,
         seed=run.config.seed,
-        dataset=deployed.data.dataset,
-        parameters=sum(parameter.numel() for parameter in deployed.parameters()),
+        dataset=dataset,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
         snippet=snippet,
         accuracy=describe_accuracy(run, exported.checkpoint),
-        layers=(type(deployed.network).__doc__ or "").partition("\n")[0],
+        layers=(type(network).__doc__ or "").partition("\n")[0],
         recipe=_recipe(run.config),
         command=shlex.join(["python", "train.py", *overrides]),
     )

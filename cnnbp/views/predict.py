@@ -1,4 +1,4 @@
-"""Which digit is on a picture."""
+"""The class that a network reads from pictures."""
 
 import sys
 from collections.abc import Sequence
@@ -11,10 +11,16 @@ from cnnbp.training.restore import restore
 
 
 def predict(directory: str, files: Sequence[str], checkpoint: str = "last") -> int:
-    """Print for each picture the digit and the ten probabilities; return how many could not be read."""
+    """Print the class and the probabilities of each picture.
+
+    Returns:
+        The exit status: 1 where a picture could not be read.
+    """
     _, data, model = restore(directory, checkpoint)
     width = max(map(len, files))
-    print(f"{'file':{width}}  digit  " + "  ".join(f" p({digit})" for digit in range(10)))
+    names = data.dataset.class_names
+    columns = "  ".join(f" p({name})" for name in names)
+    has_head = False
     errors = []
     for file in files:
         try:
@@ -22,10 +28,13 @@ def predict(directory: str, files: Sequence[str], checkpoint: str = "last") -> i
         except UserError as error:
             errors.append(f"error: {error}")
             continue
+        if not has_head:
+            print(f"{'file':{width}}  class  {columns}")
+            has_head = True
         with torch.inference_mode():
             probabilities = model(data.prepare(image[None])).softmax(1)[0]
         shares = "  ".join(f"{share:.3f}" for share in probabilities)
-        print(f"{file:{width}}  {int(probabilities.argmax()):5}  {shares}")
-    if errors:
-        print(*errors, sep="\n", file=sys.stderr)
-    return len(errors)
+        print(f"{file:{width}}  {names[int(probabilities.argmax())]:>5}  {shares}")
+    for error in errors:
+        print(error, file=sys.stderr)
+    return 1 if errors else 0

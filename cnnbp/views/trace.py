@@ -152,21 +152,24 @@ def trace_image(
         for key, gradient in gradients.items():
             if key.rpartition(".")[0] == record.name:
                 own[key] = gradient
-        differences = [_relative_difference(record.gradient, reference[record.name])]
+        gradient_here = record.gradient
+        assert gradient_here is not None  # backward has filled it in
+        differences = [_relative_difference(gradient_here, reference[record.name])]
         for key, gradient in own.items():
             differences.append(_relative_difference(gradient, reference[key]))
         weight_gradient = update = None
-        if own:
+        if own and module is not None:
             norm = own[f"{record.name}.weight"].norm()
             weight_gradient = norm.item()
-            update = (learning_rate * norm / module.weight.norm()).item()
+            weight = module.get_parameter("weight")
+            update = (learning_rate * norm / weight.norm()).item()
         trace.append(
             TracedComponent(
                 name=record.name,
                 kind=record.kind,
                 title=_title(record.kind, module),
                 output=_without_batch(record.output),
-                gradient=_without_batch(record.gradient),
+                gradient=_without_batch(gradient_here),
                 difference=max(differences),
                 parameters=layer.parameters if layer else 0,
                 field=layer.receptive_field if layer else trace[-1].field,

@@ -1,4 +1,4 @@
-"""A trace as a film: outputs appear component by component, then the gradients on their way back."""
+"""A trace as a film: outputs appear one by one, then the gradients on their way back."""
 
 from itertools import pairwise
 from pathlib import Path

@@ -218,7 +218,7 @@ def block_boxes(trace: Trace) -> dict[str, Box]:
         if block not in ("image", "conv5", head):
             trunk[block] = number
     rows = _rows_that_fit(trunk.values())
-    sizes = {"image": (IMAGE_WIDTH, IMAGE_WIDTH)}
+    sizes: dict[str, tuple[float, float]] = {"image": (IMAGE_WIDTH, IMAGE_WIDTH)}
     for block, number in trunk.items():
         sizes[block] = (-(-number // rows) * SIDE / rows, SIDE / rows)
     sizes["conv5"] = (SIDE / 10, SIDE / 10)

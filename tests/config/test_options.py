@@ -1,4 +1,7 @@
-"""The checks of a config: every option has one definition, and an error names key, value and reason."""
+"""The checks of a config.
+
+Every option has one definition, and an error names key, value and reason.
+"""
 
 import inspect
 import re
@@ -67,7 +70,7 @@ def test_whole_numbers_are_not_mistaken(value):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"widths": [1, 2, 3]}, r"network.widths=\[1, 2, 3\]: must have at least 5 items"),
+        ({"widths": [1, 2, 3]}, r"network.widths=\[1, 2, 3\]: must be a list of at least 5 items"),
         ({"widths": [1, 2, 3, 4, 0]}, "widths=.*: must be greater than or equal to 1 at index 4"),
         ({"dropout": [0, 0, 0, 1]}, "dropout=.*: must be less than 1 at index 3"),
         ({"activation": "foo"}, "activation=foo: must be 'relu', .* or 'tanh'"),

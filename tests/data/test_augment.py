@@ -44,7 +44,9 @@ def test_whole_pixels_are_a_roll_with_zeros(images):
 
 
 def test_twice_as_large_shows_the_middle(images):
-    """On a ramp, torch's cubic kernel (a = -3/4) is off by (2a + 1) t (1 - t) (1 - 2t) pixels, t = 1/4 or 3/4 here."""
+    """On a ramp, torch's cubic kernel (a = -3/4) is off by (2a + 1) t (1 - t) (1 - 2t) pixels, t =
+    1/4 or 3/4 here.
+    """
     ramp = torch.arange(SIDE) - (SIDE - 1) / 2
     plane = (ramp + 3 * ramp[:, None]).expand_as(images)
     inner = (..., slice(2, -2), slice(2, -2))
@@ -104,8 +106,13 @@ def test_ranges_are_kept(monkeypatch, images):
 
     monkeypatch.setattr("cnnbp.data.augment.warp", keep)
     Augment(degrees=90, shift=2, scale=0.1, shear=45)(images.repeat(100, 1, 1, 1))
-    limits = {"angle": (-math.pi / 2, math.pi / 2), "factor": (0.9, 1.1), "right": (-2, 2), "down": (-2, 2),
-              "shear": (-math.pi / 4, math.pi / 4)}  # fmt: skip
+    limits = {
+        "angle": (-math.pi / 2, math.pi / 2),
+        "factor": (0.9, 1.1),
+        "right": (-2, 2),
+        "down": (-2, 2),
+        "shear": (-math.pi / 4, math.pi / 4),
+    }
     for name, (low, high) in limits.items():
         span = high - low
         assert low <= drawn[name].min() < low + 0.01 * span, name

@@ -80,7 +80,10 @@ def test_mixed_seeds_do_not_collide():
 
 
 def test_training_images_are_stored_writer_by_writer():
-    """Why the last ones are held out: strokes of one class are alike a few images on, and not a thousand on."""
+    """Why the last ones are held out.
+
+    Strokes of one class are alike a few images on, and not a thousand on.
+    """
     data = MNIST.load("unused")
     ink = data.train_images.double()
     thickness = ink.sum((1, 2)) / (

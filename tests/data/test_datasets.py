@@ -1,4 +1,7 @@
-"""Images come whole or not at all: the embedded MNIST, a user's IDX files, downloads by many processes at once."""
+"""Images come whole or not at all.
+
+The embedded MNIST, a user's IDX files, downloads by many processes at once.
+"""
 
 import gzip
 import hashlib
@@ -239,7 +242,10 @@ def test_root_that_cannot_be_made_is_one_line(tmp_path):
 
 @pytest.fixture
 def slow_downloads(tmp_path, monkeypatch):
-    """Replace torchvision's downloads by slow ones of small files; the file that is returned counts them."""
+    """Replace torchvision's downloads by slow ones of small files.
+
+    The file that is returned counts them.
+    """
     from torchvision.datasets import mnist as torchvision_mnist
 
     log = tmp_path / "log"

@@ -37,7 +37,9 @@ def draw(digit: int, font: str = "DejaVuSans", size: int = 100) -> Image.Image:
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Mean absolute difference in grey levels, over the shifts by at most a pixel that rounding the centre allows."""
+    """Mean absolute difference in grey levels, over the shifts by at most a pixel that rounding the
+    centre allows.
+    """
     one, other = one.float(), other.float()
     shifts = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
     return min((one.roll(shift, (0, 1)) - other).abs().mean().item() for shift in shifts)
@@ -74,7 +76,10 @@ RENDERINGS = {
 
 @pytest.mark.parametrize("rendering", RENDERINGS)
 def test_mnist_comes_back(mnist, rendering):
-    """Moved by one pixel, an image is 16 grey levels in the mean from itself: all stay below, most far below."""
+    """Moved by one pixel, an image is 16 grey levels in the mean from itself.
+
+    All stay below, most far below.
+    """
     found = [
         distance(prepare(RENDERINGS[rendering](Image.fromarray(x))), torch.from_numpy(x))
         for x in mnist

@@ -1,4 +1,7 @@
-"""What can happen to a run: kills, signals, damage, full disks, loads of others, all against an undisturbed run."""
+"""What can happen to a run.
+
+Kills, signals, damage, full disks, loads of others, all against an undisturbed run.
+"""
 
 import itertools
 import json
@@ -80,7 +83,10 @@ def trained(undisturbed):
 
 
 def kill_until_done(directory, rng, seconds, *overrides):
-    """Start a run again and again, killing it at random, ever later, until it ends; return how often it was killed."""
+    """Start a run again and again, killing it at random, ever later, until it ends.
+
+    Return how often it was killed.
+    """
     kills = 0
     while True:
         process = start(directory, *overrides)
@@ -208,7 +214,10 @@ def test_a_slurm_job_goes_back_into_the_queue(tmp_path):
 
 
 def save_for_ever():
-    """In the place of training: save one checkpoint after another, with a writer that takes its time."""
+    """In the place of training.
+
+    Save one checkpoint after another, with a writer that takes its time.
+    """
     fsync = os.fsync
 
     def slow(descriptor):
@@ -445,7 +454,8 @@ def test_a_loss_that_is_no_number_stops_the_run(train):
     with pytest.raises(SystemExit) as exit:
         train(*SMALL, "optimizer.lr=1e20", "callbacks.finite.every_n_steps=4")
     assert exit.value.code.startswith(
-        "error: the loss is nan at step 2, with learning rate 1e+20; the last good checkpoint: none; give a lower"
+        "error: the loss is nan at step 2, with learning rate 1e+20; the last good "
+        "checkpoint: none; give a lower"
     )
 
 
@@ -519,8 +529,14 @@ def test_of_several_with_one_name_one_runs_and_the_others_are_told(tmp_path, sec
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_two_processes_of_a_run_continue_to_the_same_state(tmp_path, number):
-    options = (*SMALL, *RECIPES["adamw, one cycle, augmented"], EVERY_STEP, "trainer=ddp", "trainer.accelerator=cpu",
-               "trainer.limit_train_batches=40")  # fmt: skip
+    options = (
+        *SMALL,
+        *RECIPES["adamw, one cycle, augmented"],
+        EVERY_STEP,
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "trainer.limit_train_batches=40",
+    )
     command = [
         *TRAIN,
         *(option for option in options if option != "trainer=cpu"),

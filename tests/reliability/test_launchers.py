@@ -144,10 +144,18 @@ def test_the_overview_is_plain_lines_without_a_terminal(sweep, monkeypatch, caps
 def test_two_processes_train_as_one_with_the_same_global_batch(train, size):
     """To the rounding of float32, which grows from step to step: after ten of them to 1e-4.
 
-    Without dropout, which each process draws for itself, and without BatchNorm, which sees its own share alone.
+    Without dropout, which each process draws for itself, and without BatchNorm, which sees its
+    own share alone.
     """
-    options = (*SMALL, "trainer.max_epochs=2", f"data.batch_size={size}", "trainer.limit_train_batches=5",
-               "dropout=none", "model.network.norm=none", "trainer.precision=32-true")  # fmt: skip
+    options = (
+        *SMALL,
+        "trainer.max_epochs=2",
+        f"data.batch_size={size}",
+        "trainer.limit_train_batches=5",
+        "dropout=none",
+        "model.network.norm=none",
+        "trainer.precision=32-true",
+    )
     train(*options, "name=one")
     command = [
         *TRAIN,

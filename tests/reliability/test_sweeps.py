@@ -147,7 +147,7 @@ def test_what_no_job_can_run_with_leaves_nothing_behind(train, overrides, messag
 def test_each_job_shows_the_graph_of_its_own_network(train):
     train("-m", *SMALL[:-1], "name=sweep", "seed=1,2", "model.network.activation=relu,tanh")
     ops = []
-    for path in sorted(Path("outputs/sweep").glob("*activation=*")):
+    for path in sorted(Path("outputs/sweep").glob("data*activation=*")):
         events = EventAccumulator(str(path))
         events.Reload()
         ops.append({node.op for node in events.Graph().node})
@@ -178,10 +178,21 @@ def test_a_launcher_is_for_a_multirun(train):
 
 @pytest.mark.slow
 def test_a_sweep_killed_ten_times_ends_like_an_undisturbed_one(tmp_path, monkeypatch):
-    """With SIGKILL, at moments drawn at random over what comes after the start: about one job each time."""
+    """With SIGKILL, at moments drawn at random over what comes after the start.
+
+    About one job each time.
+    """
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    grid = ("-m", *SMALL, "trainer.max_epochs=4", "trainer.limit_train_batches=10", "seed=1,2,3",
-            "optimizer=sgd,adamw", "dropout=none,baseline", "name=sweep")  # fmt: skip
+    grid = (
+        "-m",
+        *SMALL,
+        "trainer.max_epochs=4",
+        "trainer.limit_train_batches=10",
+        "seed=1,2,3",
+        "optimizer=sgd,adamw",
+        "dropout=none,baseline",
+        "name=sweep",
+    )
     command = [*TRAIN, *grid]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     undisturbed.mkdir()

@@ -86,7 +86,9 @@ def test_a_metric_that_is_better_small_ranks_from_below(sweep):
 
 
 def test_runs_whose_config_differs_by_the_seed_are_one_group(sweep):
-    """By hand: 0.90, 0.94, 0.95 have deviation sqrt(0.0007); Student's t for two degrees of freedom is 4.30265."""
+    """By hand: 0.90, 0.94, 0.95 have deviation sqrt(0.0007); Student's t for two degrees of freedom
+    is 4.30265.
+    """
     alone, group = group_over_seeds(rank_runs(sweep))
     assert (alone["overrides"], alone["seeds"], alone["mean"]) == ("optimizer.lr=2", 1, 0.96)
     assert not {"deviation", "standard_error", "interval_95"} & alone.keys()

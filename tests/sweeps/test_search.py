@@ -84,8 +84,13 @@ def test_a_hopeless_trial_is_pruned_and_listed_apart(cnnbp, capsys):
 
 
 def test_a_diverged_trial_is_shown_beside_the_others(cnnbp):
-    cnnbp("search", *SMALL, "name=study", "search.n_trials=1",
-          "+search.space={optimizer: [sgd], optimizer.lr: {low: 1e20, high: 1e30}}")  # fmt: skip
+    cnnbp(
+        "search",
+        *SMALL,
+        "name=study",
+        "search.n_trials=1",
+        "+search.space={optimizer: [sgd], optimizer.lr: {low: 1e20, high: 1e30}}",
+    )
     assert [trial.state.name for trial in study().trials] == ["FAIL"]
     assert "Diverged" in Path("outputs/study/trial-0000/error.txt").read_text()
     board = EventAccumulator("outputs/study/trial-0000")
@@ -138,18 +143,34 @@ def test_another_space_under_the_same_name_is_refused(cnnbp):
 
 MISTAKES = {
     "+search.space.foo=[1,2]": "error: foo=1: no such key; choose data, ",
-    "search.space.optimizer=[sgd,foo]": "error: optimizer=foo: no such choice; choose adam, adamw, muon, rmsprop, sgd",
-    "search.space.dropout=[]": "error: search.space.dropout: must be a list of choices, or {low, high}",
-    "+search.space.seed={low: 3, high: 3}": "error: search.space.seed: low=3 must be less than high=3",
-    "+search.space.seed={low: 3, up: 3}": "error: search.space.seed: must be a list of choices, or {low, high}",
-    "+search.space.seed={low: 0, high: 3, log: true}": "error: search.space.seed: `low >= 1` must hold for `log=True`",
+    "search.space.optimizer=[sgd,foo]": (
+        "error: optimizer=foo: no such choice; choose adam, adamw, muon, rmsprop, sgd"
+    ),
+    "search.space.dropout=[]": (
+        "error: search.space.dropout: must be a list of choices, or {low, high}"
+    ),
+    "+search.space.seed={low: 3, high: 3}": (
+        "error: search.space.seed: low=3 must be less than high=3"
+    ),
+    "+search.space.seed={low: 3, up: 3}": (
+        "error: search.space.seed: must be a list of choices, or {low, high}"
+    ),
+    "+search.space.seed={low: 0, high: 3, log: true}": (
+        "error: search.space.seed: `low >= 1` must hold for `log=True`"
+    ),
     "+search.space.seed={low: -3, high: 3}": "error: seed=-3: must be greater than or equal to 0",
     "search=foo": "error: search=foo: no such choice; choose default, hyperband",
-    "+search.space={optimizer.lr: [0.1]}": "error: search.space: does not fit what is there, a list or a group",
+    "+search.space={optimizer.lr: [0.1]}": (
+        "error: search.space: does not fit what is there, a list or a group"
+    ),
     "search.n_trials=0": "error: search.n_trials=0: must be greater than or equal to 1",
-    "data.val_size=0": "error: data.val_size=0: a search compares on validation images; give data.val_size=5000",
+    "data.val_size=0": (
+        "error: data.val_size=0: a search compares on validation images; give data.val_size=5000"
+    ),
     "trainer.devices=2": "error: trainer.devices: several processes run alone",
-    "search.storage=sqlite:////nowhere/study.db": "error: sqlite:////nowhere/study.db: .*unable to open database file",
+    "search.storage=sqlite:////nowhere/study.db": (
+        "error: sqlite:////nowhere/study.db: .*unable to open database file"
+    ),
     "search.storage=foo": "error: foo: Could not parse SQLAlchemy URL",
 }
 
@@ -171,8 +192,13 @@ def test_a_locked_storage_is_told_and_keeps_what_it_has(cnnbp):
             SystemExit,
             match="study.db.timeout=0.1: .*database is locked; what is stored in the study",
         ):
-            cnnbp("search", *SMALL, "name=study", "search.n_trials=2",
-                  "search.storage='sqlite:///outputs/study/study.db?timeout=0.1'")  # fmt: skip
+            cnnbp(
+                "search",
+                *SMALL,
+                "name=study",
+                "search.n_trials=2",
+                "search.storage='sqlite:///outputs/study/study.db?timeout=0.1'",
+            )
         lock.rollback()
     assert [trial.state.name for trial in study().trials] == ["COMPLETE"]
 
@@ -180,8 +206,15 @@ def test_a_locked_storage_is_told_and_keeps_what_it_has(cnnbp):
 @pytest.mark.slow
 def test_the_trial_of_a_killed_worker_is_taken_over_by_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = (*LONGER, "trainer.max_epochs=20", "trainer.limit_train_batches=20", "name=study", "search.n_trials=2",
-               "search.heartbeat=1", "search.pruner._target_=optuna.pruners.NopPruner")  # fmt: skip
+    options = (
+        *LONGER,
+        "trainer.max_epochs=20",
+        "trainer.limit_train_batches=20",
+        "name=study",
+        "search.n_trials=2",
+        "search.heartbeat=1",
+        "search.pruner._target_=optuna.pruners.NopPruner",
+    )
     command = [sys.executable, "-m", "cnnbp", "search", *options]
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     killed = subprocess.Popen(command)

@@ -12,9 +12,17 @@ from cnnbp.training.callbacks.checkpoints import Checkpoints
 from cnnbp.training.restore import restore
 
 DECAY = 0.3
-SMALL = (*TWO_STEPS, "trainer.limit_train_batches=3",
-         "trainer.max_epochs=3", "~callbacks.dashboard", "logger=none", "optimizer.lr=0.1",
-         "trainer.precision=32-true", "average=ema", f"callbacks.average.decay={DECAY}")  # fmt: skip
+SMALL = (
+    *TWO_STEPS,
+    "trainer.limit_train_batches=3",
+    "trainer.max_epochs=3",
+    "~callbacks.dashboard",
+    "logger=none",
+    "optimizer.lr=0.1",
+    "trainer.precision=32-true",
+    "average=ema",
+    f"callbacks.average.decay={DECAY}",
+)
 
 
 def checkpoint(name):
@@ -27,7 +35,10 @@ def result(name):
 
 @pytest.fixture
 def steps(train, monkeypatch):
-    """A run under the name "whole"; the state of the network after each of its nine steps, in float64."""
+    """A run under the name "whole".
+
+    The state of the network after each of its nine steps, in float64.
+    """
     from cnnbp.training.callbacks.throughput import Speed
 
     states, original = [], Speed.on_train_batch_end

@@ -15,7 +15,10 @@ from cnnbp.training.classifier import Classifier
     "optimizer", [partial(torch.optim.SGD, lr=0.01, momentum=0.9), torch.optim.AdamW]
 )
 def test_a_step_never_waits_for_the_device(optimizer):
-    """On the meta device there are no values: whatever would have to read one, and so wait for a GPU, raises."""
+    """On the meta device there are no values.
+
+    Whatever would have to read one, and so wait for a GPU, raises.
+    """
     with torch.device("meta"):
         model = Classifier(Network(), optimizer, label_smoothing=0.1).train()
         images, labels = (

@@ -33,7 +33,10 @@ STEPS = 3
 
 
 class Spy(Callback):
-    """Keeps what the last step of training started from, what it led to, and what was evaluated; saves a checkpoint."""
+    """Keeps what the last step of training started from, what it led to, and what was evaluated.
+
+    Saves a checkpoint.
+    """
 
     def __init__(self, checkpoint):
         self.checkpoint = checkpoint
@@ -73,7 +76,9 @@ def smoke_config():
 
 
 def fit(directory, *overrides, dashboard=True, dead=0, checkpoint=None, **options):
-    """Train on smoke settings with a dashboard alone; return the trainer, the spy and what TensorBoard would read.
+    """Train on smoke settings with a dashboard alone.
+
+    Returns the trainer, the spy and what TensorBoard would read.
 
     Args:
         dead: so many channels of conv1.1 start where no image can bring them to life.

@@ -55,9 +55,18 @@ def run(train, capfd):
 def test_the_result_holds_what_it_promises(run):
     stored = result()
     assert stored.keys() >= {
-        "accuracy", "loss", "val_accuracy", "val_loss", "epochs", "steps", "train_seconds", "samples_per_second",
-        "parameters", "seed", "versions",
-    }  # fmt: skip
+        "accuracy",
+        "loss",
+        "val_accuracy",
+        "val_loss",
+        "epochs",
+        "steps",
+        "train_seconds",
+        "samples_per_second",
+        "parameters",
+        "seed",
+        "versions",
+    }
     assert (stored["epochs"], stored["steps"], stored["parameters"], stored["seed"]) == (
         2,
         6,
@@ -125,10 +134,13 @@ def test_another_config_under_the_same_name_is_refused(run, train):
     assert result()["epochs"] == 2
 
 
-@pytest.mark.parametrize("recipe", [
-    ("optimizer=adamw", "scheduler=one_cycle", "augment=affine"),
-    ("optimizer=muon", "scheduler=linear", "augment=all", "average=ema"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ("optimizer=adamw", "scheduler=one_cycle", "augment=affine"),
+        ("optimizer=muon", "scheduler=linear", "augment=all", "average=ema"),
+    ],
+)
 def test_an_interrupted_run_continues_to_the_same_weights(train, monkeypatch, recipe):
     options = (*TWO_STEPS, "trainer.max_epochs=3", *recipe)
     train(*options, "name=whole")
@@ -171,9 +183,18 @@ def test_training_by_hand_ends_near_autograd(train):
 
 
 def test_two_processes_share_a_run(tmp_path):
-    command = [*TRAIN, "trainer=ddp", "trainer.accelerator=cpu", "name=run", *TWO_STEPS[1:],
-               "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "~logger.csv",
-               "trainer.limit_test_batches=1"]  # fmt: skip
+    command = [
+        *TRAIN,
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "name=run",
+        *TWO_STEPS[1:],
+        "trainer.max_epochs=1",
+        "trainer.limit_train_batches=2",
+        "trainer.limit_val_batches=1",
+        "~logger.csv",
+        "trainer.limit_test_batches=1",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "outputs/run/result.json").read_text())["steps"] == 2
@@ -186,8 +207,14 @@ def test_two_processes_in_a_multirun_are_refused(train):
 
 
 def test_ckpt_path_continues_in_a_new_directory(run, train):
-    train(*TWO_STEPS, "name=more", "trainer.max_epochs=3", "data.val_size=5000", "trainer.limit_train_batches=3",
-          "ckpt_path=outputs/run/checkpoints/last.ckpt")  # fmt: skip
+    train(
+        *TWO_STEPS,
+        "name=more",
+        "trainer.max_epochs=3",
+        "data.val_size=5000",
+        "trainer.limit_train_batches=3",
+        "ckpt_path=outputs/run/checkpoints/last.ckpt",
+    )
     assert result("more")["steps"] == 9
 
 

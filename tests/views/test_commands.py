@@ -47,7 +47,8 @@ def test_evaluate_gives_the_numbers_of_the_run(trained, cnnbp, capsys):
     line, head, *classes = capsys.readouterr().out.splitlines()
     correct = round(result["accuracy"] * 10_000)
     assert line == (
-        f"Test set: Average loss: {result['loss']:.4f}, Accuracy: {correct}/10000 ({result['accuracy']:.2%})"
+        f"Test set: Average loss: {result['loss']:.4f}, Accuracy: {correct}/10000 "
+        f"({result['accuracy']:.2%})"
     )
     assert head.split()[:3] == ["class", "images", "correct"]
     counts = np.array([row.split()[:3] for row in classes], int)
@@ -123,7 +124,9 @@ def test_an_unreadable_file_is_told_after_the_others_are_answered(trained, cnnbp
 
 
 def test_training_statistics_are_used_for_pictures(trained, cnnbp, tmp_path, capsys):
-    """An MNIST test image given as a picture gets the class that the network gives the image itself."""
+    """An MNIST test image given as a picture gets the class that the network gives the image
+    itself.
+    """
     from cnnbp.training.restore import restore
 
     _, data, model = restore(trained)

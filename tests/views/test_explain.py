@@ -1,4 +1,7 @@
-"""Every number of the journey against an independent computation; the picture and the film as files."""
+"""Every number of the journey against an independent computation.
+
+The picture and the film as files.
+"""
 
 import copy
 import warnings
@@ -60,7 +63,9 @@ def travel(network, label=7):
 
 
 def by_autograd(network, label):
-    """Outputs with their gradients by name, and the network with gradients, in float64 and evaluation mode."""
+    """Outputs with their gradients by name, and the network with gradients, in float64 and
+    evaluation mode.
+    """
     network = copy.deepcopy(network).double().eval()
     outputs = {"image": normalise(digit()[None, None].double()).requires_grad_()}
     for name, module in network.named_modules():
@@ -190,8 +195,8 @@ def test_table_shows_the_stops():
     probabilities = network.eval()(image).softmax(1)[0]
     top = int(probabilities.argmax())
     assert (
-        f"loss {-probabilities[7].log().item():.3g} for 7 | read as {top} ({probabilities[top]:.2%})"
-        in lines[-1]
+        f"loss {-probabilities[7].log().item():.3g} for 7 | read as {top} "
+        f"({probabilities[top]:.2%})" in lines[-1]
     )
     assert f"{worst:.0e}" in lines[-1]
 

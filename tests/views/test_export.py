@@ -1,4 +1,7 @@
-"""Exported files against torch on raw pixels, as another program loads them; the card against the run's records."""
+"""Exported files against torch on raw pixels, as another program loads them.
+
+The card against the run's records.
+"""
 
 import json
 import logging
@@ -41,7 +44,10 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
-    """Export the run once in each format whose packages are installed; return the path and what was printed."""
+    """Export the run once in each format whose packages are installed.
+
+    Return the path and what was printed.
+    """
 
     @cache
     def exported(format):
@@ -228,10 +234,14 @@ def test_one_wrong_bit_in_safetensors_is_refused(run, tmp_path, monkeypatch):
 def test_the_card_tells_the_run(run, exported):
     card, result = sections(exported("torch")[0]), json.loads((run / "result.json").read_text())
     assert card[""].startswith(
-        "# MNIST classifier with 19,866 parameters\n\n`net.pt2`: the last checkpoint of the run `one`, seed 1."
+        "# MNIST classifier with 19,866 parameters\n\n`net.pt2`: the last checkpoint of "
+        "the run `one`, seed 1."
     )
     percent = {key: f"{100 * result[key]:.2f}%" for key in ("accuracy", "val_accuracy")}
-    wanted = f"{percent['accuracy']} of the test images, {percent['val_accuracy']} of the validation images (seed 1)."
+    wanted = (
+        f"{percent['accuracy']} of the test images, {percent['val_accuracy']} of the "
+        f"validation images (seed 1)."
+    )
     assert card["Accuracy"].strip() == wanted
     training = card["Network and training"]
     assert "| epochs, batch size | 1, 16 |" in training

@@ -1,4 +1,7 @@
-"""The page of runs that were really trained: its numbers, that it is whole, and that it needs nothing else."""
+"""The page of runs that were really trained.
+
+Its numbers, that it is whole, and that it needs nothing else.
+"""
 
 import csv
 import json
@@ -113,7 +116,8 @@ def test_the_key_figures_are_those_of_the_result(run, page):
     assert shown["samples/s"] == f"{result['samples_per_second']:,.0f}"
     assert page.texts("h1")[0].startswith(f"{run}: {result['accuracy']:.2%}")
     assert page.texts("code") == [
-        "python train.py trainer=smoke data.batch_size=16 data.eval_batch_size=100 trainer.max_epochs=2 "
+        "python train.py trainer=smoke data.batch_size=16 data.eval_batch_size=100 "
+        "trainer.max_epochs=2 "
         "data.val_size=5000 name=run"
     ]
     assert result["versions"]["torch"] in page.texts("td")
