@@ -25,6 +25,7 @@ def train_in(directory: Path, *overrides: str) -> None:
 
 def close_log_files() -> None:
     """Close the train.log that Hydra's logging keeps open until a process ends."""
-    for handler in logging.root.handlers:
+    for handler in list(logging.root.handlers):
         if type(handler) is logging.FileHandler:  # not pytest's own, which are subclasses
+            logging.root.removeHandler(handler)  # which would open it again
             handler.close()
