@@ -251,7 +251,7 @@ def test_a_sweep_ends_with_a_leaderboard(train, capfd):
 def test_a_failing_job_is_reported_and_stops_no_other(train, capfd):
     with pytest.raises(SystemExit, match="1 of 2 jobs failed"):
         train("-m", *TWO_STEPS, "name=sweep", "optimizer.lr=-1,0.1")
-    assert "optimizer.lr=-1: must be a number above 0" in capfd.readouterr().out
+    assert "optimizer.lr=-1: must be greater than 0" in capfd.readouterr().out
     assert (
         result("sweep/data.batch_size=16,data.eval_batch_size=100,optimizer.lr=0.1,trainer=smoke")[
             "steps"
