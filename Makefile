@@ -34,7 +34,7 @@ results: $(VENV)/.ready  ## train the recipes over seeds and renew docs/results.
 lint: $(VENV)/.ready  ## check style, format, the direction of imports, and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python --summary=none
 
 board: $(VENV)/.ready  ## open TensorBoard over outputs/
