@@ -267,6 +267,11 @@ def test_one_tensor_of_another_dtype_uses_torchs_layers(name):
     assert fused.fits(images(2, 4, 3, 3), layers_of(4))
 
 
+def test_more_channels_than_the_kernel_has_room_for_use_torchs_layers():
+    assert fused.fits(images(2, 512, 3, 3), layers_of(512))
+    assert not fused.fits(images(2, 513, 3, 3), layers_of(513))
+
+
 HOOKS = (
     "register_forward_hook",
     "register_forward_pre_hook",
