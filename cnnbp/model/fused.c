@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define MAX_CHANNELS 512
-#define CHUNKS 64  // of rows, summed one by one: the result does not depend on the number of threads
+#define CHUNKS 64  // of rows, each summed by itself: no result depends on the number of threads
 #define BLOCK 64   // rows that are summed in float32 before they are added in float64
 
 #define PARALLEL _Pragma("omp parallel for schedule(static)")
