@@ -150,3 +150,8 @@ def test_of_all_lane_values_exactly_so_many_drop(monkeypatch, drops):
     every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.int64)
     monkeypatch.setattr(torch.Tensor, "random_", lambda words, *_: words.copy_(every))
     assert int((keep_mask(torch.ones(65536), drops) == 0).sum()) == drops
+
+
+def test_a_compiled_layer_is_one_graph():
+    compiled = torch.compile(Dropout(0.5), backend="eager", fullgraph=True)
+    assert compiled(torch.ones(1000)).unique().tolist() == [0, 2]
