@@ -1,20 +1,24 @@
-// ReLU, batch normalisation and dropout of a channels-last tensor, read as a matrix of `rows` x `channels` values:
-// float32, or with -DBFLOAT16 bfloat16, the upper half of a float32. All arithmetic is in float32 or float64.
+// ReLU, batch normalisation and dropout of a channels-last tensor, read as a matrix of `rows` x
+// `channels` values: float32, or with -DBFLOAT16 bfloat16, the upper half of a float32. All
+// arithmetic is in float32 or float64.
 //
-// Forward and backward read memory twice each: for sums over the rows, then to write the result. The backward pass
-// needs the input and two bytes an element, whether dropout kept it; without dropout `kept` is null.
+// Forward and backward read memory twice each: for sums over the rows, then to write the result.
+// The backward pass needs the input and two bytes an element, whether dropout kept it; without
+// dropout `kept` is null.
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
 #define MAX_CHANNELS 512
-#define CHUNKS 64  // of rows; each is summed by itself, so that the sums do not depend on the number of threads
+#define CHUNKS 64  // of rows, each summed by itself: no result depends on the number of threads
 #define BLOCK 64   // rows that are summed in float32 before they are added in float64
 
-#define FOR_CHUNKS _Pragma("omp parallel for schedule(static)") for (int chunk = 0; chunk < CHUNKS; chunk++)
-#define FOR_ROWS _Pragma("omp parallel for schedule(static)") for (int64_t row = 0; row < s->rows; row++)
-// 16 at a time, which suits few channels: for 16-bit values a compiler would take 32, and the rest one by one
+#define PARALLEL _Pragma("omp parallel for schedule(static)")
+#define FOR_CHUNKS PARALLEL for (int chunk = 0; chunk < CHUNKS; chunk++)
+#define FOR_ROWS PARALLEL for (int64_t row = 0; row < s->rows; row++)
+// 16 at a time, which suits few channels: for 16-bit values a compiler would take 32, and the rest
+// one by one
 #define FOR_CHANNELS _Pragma("omp simd simdlen(16)") for (int c = 0; c < channels; c++)
 
 typedef struct {
@@ -45,7 +49,8 @@ static inline float load(Value v) { return v; }
 static inline Value store(float x) { return x; }
 #endif
 
-// 64 random bits for each row: Steele et al., "Fast splittable pseudorandom number generators", 2014
+// 64 random bits for each row
+// (Steele et al., "Fast splittable pseudorandom number generators", 2014)
 static inline uint64_t row_key(uint64_t seed, int64_t row) {
     uint64_t z = seed + (uint64_t)row * 0x9e3779b97f4a7c15u;
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -69,8 +74,10 @@ static inline int64_t earlier(int64_t row, int64_t end) { return row < end ? row
 // Add the chunks' sums, two for each channel, in a fixed order.
 static void add_chunks(const double *scratch, int channels, double *sums) {
     memset(sums, 0, 2 * channels * sizeof *sums);
-    for (int chunk = 0; chunk < CHUNKS; chunk++)
-        for (int i = 0; i < 2 * channels; i++) sums[i] += scratch[(int64_t)chunk * 2 * channels + i];
+    for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        const double *total = scratch + (int64_t)chunk * 2 * channels;
+        for (int i = 0; i < 2 * channels; i++) sums[i] += total[i];
+    }
 }
 
 static inline void mean_of_rows(const Value *x, int channels, int rows, float *mean) {
@@ -82,10 +89,11 @@ static inline void mean_of_rows(const Value *x, int channels, int rows, float *m
     FOR_CHANNELS mean[c] = total[c] / rows;
 }
 
-// Sum r = relu(x) and r r over the rows. Where the mean is large beside the spread, r r in float32 would lose the
-// spread, so that each block sums (r - pivot) and its square instead; float64 then has the digits to move both to 0.
-// The pivot is the mean of the block before, at first that of eight rows. It need not be a good one: where it is off,
-// rows differ by as much, so that the variance is large too, and the relative error stays that of float32.
+// Sum r = relu(x) and r r over the rows. Where the mean is large beside the spread, r r in float32
+// would lose the spread, so that each block sums (r - pivot) and its square instead; float64 then
+// has the digits to move both to 0. The pivot is the mean of the block before, at first that of
+// eight rows. It need not be a good one: where it is off, rows differ by as much, so that the
+// variance is large too, and the relative error stays that of float32.
 // (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983, on shifted data.)
 static void sum_moments(const Shape *s, const Value *x, double *sums, double *scratch) {
     const int channels = s->channels;
@@ -118,9 +126,10 @@ static void sum_moments(const Shape *s, const Value *x, double *sums, double *sc
     add_chunks(scratch, channels, sums);
 }
 
-// Sum g and g (r - centre) over the rows, where r = relu(x) and g is dy of the elements that dropout kept.
-static void sum_gradients(const Shape *s, const Value *x, const Value *dy, const int16_t *kept, const float *centre,
-                          double *sums, double *scratch) {
+// Sum g and g (r - centre) over the rows, where r = relu(x) and g is dy of the elements that
+// dropout kept.
+static void sum_gradients(const Shape *s, const Value *x, const Value *dy, const int16_t *kept,
+                          const float *centre, double *sums, double *scratch) {
     const int channels = s->channels;
     FOR_CHUNKS {
         double *total = scratch + (int64_t)chunk * 2 * channels;
@@ -148,9 +157,11 @@ static void sum_gradients(const Shape *s, const Value *x, const Value *dy, const
     add_chunks(scratch, channels, sums);
 }
 
-// y = dropout(weight (relu(x) - mean) / sqrt(var + epsilon) + bias); fills mean and biased var of relu(x).
-void forward(const Shape *s, const Value *x, const float *weight, const float *bias, Value *restrict y,
-             int16_t *restrict kept, double *mean, double *var, double *scratch) {
+// y = dropout(weight (relu(x) - mean) / sqrt(var + epsilon) + bias)
+// Fills mean and biased var of relu(x).
+void forward(const Shape *s, const Value *x, const float *weight, const float *bias,
+             Value *restrict y, int16_t *restrict kept, double *mean, double *var,
+             double *scratch) {
     const int channels = s->channels;
     double sums[2 * MAX_CHANNELS];
     float a[MAX_CHANNELS], b[MAX_CHANNELS], centre[MAX_CHANNELS];
@@ -165,7 +176,8 @@ void forward(const Shape *s, const Value *x, const float *weight, const float *b
         centre[c] = mean[c];
         a[c] = slope * s->scale;
         b[c] = (bias[c] - (mean[c] - centre[c]) * slope) * s->scale;
-        // dropout leaves NaN and infinity as NaN, but the bits of a bfloat16 times 0 are 0: keep such a channel whole
+        // dropout leaves NaN and infinity as NaN, but the bits of a bfloat16 times 0 are 0: keep
+        // such a channel whole
         drop[c] = isfinite(a[c]) && isfinite(b[c]) ? s->drop : 0;
     }
     FOR_ROWS {
@@ -184,8 +196,9 @@ void forward(const Shape *s, const Value *x, const float *weight, const float *b
 }
 
 // The gradients at x, weight and bias from dy, that at y (Ioffe and Szegedy, 2015, section 3).
-void backward(const Shape *s, const Value *x, const float *weight, const double *mean, const double *var,
-              const int16_t *kept, const Value *dy, Value *restrict dx, float *dweight, float *dbias, double *scratch) {
+void backward(const Shape *s, const Value *x, const float *weight, const double *mean,
+              const double *var, const int16_t *kept, const Value *dy, Value *restrict dx,
+              float *dweight, float *dbias, double *scratch) {
     const int channels = s->channels;
     double sums[2 * MAX_CHANNELS];
     float a[MAX_CHANNELS], b[MAX_CHANNELS], d[MAX_CHANNELS], centre[MAX_CHANNELS];
@@ -194,7 +207,8 @@ void backward(const Shape *s, const Value *x, const float *weight, const double 
     for (int c = 0; c < channels; c++) {
         const double inverse = 1 / sqrt(var[c] + s->epsilon), slope = weight[c] * inverse;
         const double rest = mean[c] - centre[c];
-        const double g = sums[c] * s->scale, gx = (sums[channels + c] * s->scale - rest * g) * inverse;
+        const double g = sums[c] * s->scale;
+        const double gx = (sums[channels + c] * s->scale - rest * g) * inverse;
         dbias[c] = g;
         dweight[c] = gx;
         // dx = a g + b (r - centre) + d

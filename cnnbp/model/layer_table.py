@@ -26,9 +26,8 @@ class Layer:
         shape: of the output, without the batch dimension.
         macs: multiply-accumulates for one image; normalisation, activation and dropout count none.
         receptive_field, jump: side of the input window that one output depends on, and the distance
-        in input pixels
-            between the windows of neighbouring outputs (Dumoulin and Visin, 2016; Araujo et al.,
-            2019).
+            between the windows of neighbouring outputs, in input pixels (Dumoulin and Visin, 2016;
+            Araujo et al., 2019).
     """
 
     name: str

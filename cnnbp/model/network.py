@@ -41,8 +41,7 @@ class Network(nn.Module):
         norm: a key of `NORMS`, or "none".
         order: "activation_norm" (as published) or "norm_activation" (the usual order).
         head: "gap", global average pooling (as published), or "linear", a fully connected layer
-        from the 5x5 maps,
-            written as the equivalent 5x5 convolution: 2,510 parameters more.
+            from the 5x5 maps, written as the equivalent 5x5 convolution: 2,510 parameters more.
 
     Raises:
         UserError: names the argument, its value and what is allowed.

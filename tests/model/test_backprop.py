@@ -102,6 +102,22 @@ def test_activation(name):
     check(lambda x: component(module, x), module, 3 * normal(2, 3, 4, 5))
 
 
+@pytest.mark.parametrize("module", [nn.LeakyReLU(0.3), nn.ELU(0.5), nn.ELU(2.0)], ids=str)
+def test_activation_with_another_slope(module):
+    component = backprop.COMPONENTS[type(module).__name__]
+    check(lambda x: component(module, x), module, 3 * normal(2, 3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    "module", [nn.BatchNorm2d(4, eps=0.5), nn.GroupNorm(2, 4, eps=0.5)], ids=str
+)
+def test_norm_with_another_eps(module):
+    module, x = module.double(), normal(3, 4, 3, 2)
+    with torch.no_grad():
+        y, _ = backprop.COMPONENTS[type(module).__name__](module, x)
+        assert_close(y, copy.deepcopy(module)(x))
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation_at_zero_and_far_out(name):
     module = ACTIVATIONS[name]()
@@ -164,13 +180,14 @@ def test_avg_pool2d(shape, size):
     check(lambda x: backprop.avg_pool2d(x, size), lambda x: F.avg_pool2d(x, size), normal(*shape))
 
 
+@pytest.mark.parametrize("classes", [10, 47])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy(smoothing):
+def test_cross_entropy(smoothing, classes):
     labels = torch.tensor([0, 3, 9, 3, 1])
     check(
         lambda logits: backprop.cross_entropy(logits, labels, smoothing),
         lambda logits: F.cross_entropy(logits, labels, label_smoothing=smoothing),
-        10 * normal(5, 10),
+        10 * normal(5, classes),
     )
 
 
@@ -311,6 +328,10 @@ def test_backward_accumulates_in_the_layout_of_the_parameters():
     loss.backward()
     assert loss.item() == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
     once = {name: p.grad.clone() for name, p in network.named_parameters() if p.requires_grad}
+    trained = [network.get_parameter(name) for name in once]
+    by_autograd = torch.autograd.grad(F.cross_entropy(network(images), labels), trained)
+    for ours, theirs in zip(once.values(), by_autograd, strict=True):
+        assert_close(ours, theirs, 1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         loss, _ = backprop.loss_and_logits(network, images, labels)
         loss.backward()

@@ -142,3 +142,16 @@ def test_the_scale_in_16_bits_is_that_of_float32(dtype):
     y = Dropout(0.1)(x)
     exact = (x.double() * 65536 / (65536 - round(0.1 * 65536))).to(dtype)
     assert torch.equal(y[y != 0], exact[y != 0])
+
+
+@pytest.mark.parametrize("drops", [1, 3277, 65535])
+def test_of_all_lane_values_exactly_so_many_drop(monkeypatch, drops):
+    """Each of the 65,536 values that 16 bits can have comes once."""
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.int64)
+    monkeypatch.setattr(torch.Tensor, "random_", lambda words, *_: words.copy_(every))
+    assert int((keep_mask(torch.ones(65536), drops) == 0).sum()) == drops
+
+
+def test_a_compiled_layer_is_one_graph():
+    compiled = torch.compile(Dropout(0.5), backend="eager", fullgraph=True)
+    assert compiled(torch.ones(1000)).unique().tolist() == [0, 2]

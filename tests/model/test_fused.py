@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -105,6 +106,33 @@ def test_bits_are_independent():
     )
     assert threes[distinct].abs().max() < bound
     assert abs((signs.sum(1).var() / 24).item() - 1) < 5 * (2 / rows) ** 0.5
+
+
+def expected_mask(rows: int, channels: int, seed: int, p: float) -> np.ndarray:
+    """What is kept, by SplitMix64 for a row and a 32-bit hash for a channel, written in numpy."""
+    with np.errstate(over="ignore"):
+        z = np.uint64(seed) + np.arange(rows, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        key = (z ^ (z >> np.uint64(31)))[:, None]
+        low, high = key.astype(np.uint32), (key >> np.uint64(32)).astype(np.uint32)
+        h = low + np.arange(channels, dtype=np.uint32) * np.uint32(0x9E3779B9)
+        h = (h ^ (h >> np.uint32(16))) * np.uint32(0x7FEB352D)
+        bits = (h ^ (h >> np.uint32(15))) * (high | np.uint32(1))
+    return bits >= round(p * 2**32)
+
+
+@needs_compiler
+@pytest.mark.parametrize("p", [0.05, 0.5])
+def test_the_mask_is_that_of_its_hash(p):
+    x, norm = images(3, 40, 9, 9), norm_of(40)
+    nn.init.constant_(norm.bias, 50)
+    torch.manual_seed(6)
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    torch.manual_seed(6)
+    kept = fused.relu_norm_dropout(x, norm, p) != 0
+    expected = torch.from_numpy(expected_mask(3 * 81, 40, seed, p))
+    assert torch.equal(kept.permute(0, 2, 3, 1).flatten(0, 2), expected)
 
 
 @needs_compiler

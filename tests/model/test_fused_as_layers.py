@@ -87,6 +87,7 @@ def test_as_exact_as_torch_for_every_mean(shape, mean, spread):
         scale = exact.abs().max().item()
         error = (kernel - exact).abs().max().item() / scale
         assert error <= max((theirs - exact).abs().max().item() / scale, 2**-20)
+        assert spread < 1 or error <= 2**-20
 
 
 def test_a_first_row_far_from_all_others_costs_no_digits():
@@ -98,6 +99,46 @@ def test_a_first_row_far_from_all_others_costs_no_digits():
     y, expected = fused.relu_norm_dropout(x, norm, 0), exact(x.double())
     torch.testing.assert_close(y.double(), expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(norm.running_var.double(), exact.running_var, rtol=1e-6, atol=0)
+
+
+def test_outliers_at_the_start_of_every_chunk_cost_no_digits():
+    """They are in the first pivots, which must not stay."""
+    side, chunks = 1440, fused.CHUNKS
+    x = images(1, 1, side, side).abs()
+    x.view(-1)[:: side * side // chunks] = 10_000
+    _, norm = layers_of(1)
+    exact = copy.deepcopy(norm).double()
+    fused.relu_norm_dropout(x, norm, 0), exact(x.double())
+    torch.testing.assert_close(norm.running_var.double(), exact.running_var, rtol=3e-7, atol=0)
+
+
+@pytest.mark.parametrize("value", [0.1, 100.1, 1_234_567.125, 7_000_000.5])
+def test_a_constant_channel_becomes_the_shift(value):
+    """Rounding may leave a variance below 0, from which there is no root."""
+    _, norm = layers_of(3)
+    x = channels_last(torch.full((3, 3, 7, 5), value))
+    y = fused.relu_norm_dropout(x, norm, 0)
+    torch.testing.assert_close(y, norm.bias.view(1, 3, 1, 1).expand_as(y), rtol=0, atol=1e-2)
+
+
+def test_bfloat16_is_float32_rounded():
+    # of so many values some lie half-way between two bfloat16
+    x, layers = images(64, 24, 26, 26, dtype=torch.bfloat16), layers_of(24)
+    y = fused.relu_norm_dropout(x, copy.deepcopy(layers[1]), 0)
+    exact = fused.relu_norm_dropout(x.float(), copy.deepcopy(layers[1]), 0)
+    assert torch.equal(y, exact.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_nan_stays_nan(name, dtype):
+    """Also the one whose bits are all 1, which rounding by its bits alone would turn into 0."""
+    _, norm = layers_of(4)
+    all_ones = torch.tensor([2**31 - 1], dtype=torch.int32).view(torch.float32)
+    with torch.no_grad():
+        getattr(norm, name)[2] = all_ones[0]
+    y = fused.relu_norm_dropout(images(2, 4, 3, 3, dtype=dtype), norm, 0.5)
+    assert y[:, 2].isnan().all()
 
 
 def test_values_that_square_beyond_float32_have_a_finite_output():
@@ -267,6 +308,11 @@ def test_one_tensor_of_another_dtype_uses_torchs_layers(name):
     assert fused.fits(images(2, 4, 3, 3), layers_of(4))
 
 
+def test_more_channels_than_the_kernel_has_room_for_use_torchs_layers():
+    assert fused.fits(images(2, 512, 3, 3), layers_of(512))
+    assert not fused.fits(images(2, 513, 3, 3), layers_of(513))
+
+
 HOOKS = (
     "register_forward_hook",
     "register_forward_pre_hook",
@@ -409,6 +455,14 @@ def test_a_traced_network_trains_on_other_images():
     x = channels_last(torch.randn(5, 1, 28, 28))
     assert traced(x).shape == (5, 10)
     assert not torch.equal(traced(x), traced(x))
+
+
+def test_a_compiled_block_is_one_graph():
+    """The operators of the layers, that is, without the kernel between two graphs."""
+    block = published().conv3
+    x = images(6, 16, 9, 9)
+    compiled = torch.compile(block, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), copy.deepcopy(block)(x), rtol=1e-4, atol=1e-5)
 
 
 def test_an_exported_training_network_has_dropout_and_moves_statistics():

@@ -24,10 +24,7 @@ def test_overrides_change_the_table(cnnbp, capsys):
 def test_a_wrong_override_is_one_line(cnnbp, capsys):
     with pytest.raises(SystemExit) as exit:
         cnnbp("summary", "dropout.rates=[1,0,0,0]")
-    assert (
-        exit.value.code
-        == "error: dropout.rates=[1, 0, 0, 0]: must be four rates from 0 up to, not including, 1"
-    )
+    assert exit.value.code.startswith("error: dropout.rates=[1, 0, 0, 0]: must be less than 1")
 
 
 def test_receptive_fields_against_the_gradient_at_the_input():
