@@ -122,11 +122,20 @@ def test_a_constant_channel_becomes_the_shift(value):
 
 
 def test_bfloat16_is_float32_rounded():
-    # of so many values some lie half-way between two bfloat16
-    x, layers = images(64, 24, 26, 26, dtype=torch.bfloat16), layers_of(24)
+    x, layers = images(8, 24, 9, 9, dtype=torch.bfloat16), layers_of(24)
     y = fused.relu_norm_dropout(x, copy.deepcopy(layers[1]), 0)
     exact = fused.relu_norm_dropout(x.float(), copy.deepcopy(layers[1]), 0)
     assert torch.equal(y, exact.to(torch.bfloat16))
+
+
+def test_half_way_between_two_bfloat16_goes_to_the_even_one():
+    """The output of a constant channel is the shift."""
+    _, norm = layers_of(4)
+    shifts = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, -1 - 3 * 2**-8])
+    norm.bias = nn.Parameter(shifts)
+    x = channels_last(torch.ones(2, 4, 3, 3, dtype=torch.bfloat16))
+    y = fused.relu_norm_dropout(x, norm, 0)
+    assert torch.equal(y, shifts.to(torch.bfloat16).view(1, 4, 1, 1).expand_as(y))
 
 
 @pytest.mark.parametrize("name", ["weight", "bias"])
