@@ -1,0 +1,178 @@
+"""One training step as one function, which looks at no value: called on a CPU, captured on a GPU."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cnnbp.model.backprop import loss_and_logits
+
+
+class TrainingStep:
+    """Augments, prepares, goes forward and back, clips, and moves the weights.
+
+    Args:
+        network: maps prepared images (N, C, H, W) to logits (N, K).
+        optimizer: over the parameters of the network.
+        as_pixels: maps stored images, uint8, to pixels (N, C, H, W), float32 in [0, 255].
+        normalise: maps pixels to the network's input.
+        augment: maps pixels to pixels.
+        label_smoothing: share of the target that is spread over all classes.
+        by_hand: go back by the equations of `cnnbp.model.backprop` instead of autograd.
+        accumulate: batches whose gradients are averaged for one optimizer step.
+        clip: largest norm, or value, of the gradients; None leaves them as they are.
+        clip_by: "norm" or "value".
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        as_pixels: Callable[[Tensor], Tensor],
+        normalise: Callable[[Tensor], Tensor],
+        augment: Callable[[Tensor], Tensor] | None = None,
+        label_smoothing: float = 0.0,
+        by_hand: bool = False,
+        accumulate: int = 1,
+        clip: float | None = None,
+        clip_by: str = "norm",
+    ):
+        self.network, self.optimizer = network, optimizer
+        self.as_pixels, self.normalise, self.augment = as_pixels, normalise, augment
+        self.label_smoothing, self.by_hand = label_smoothing, by_hand
+        self.accumulate, self.clip, self.clip_by = accumulate, clip, clip_by
+        self.parameters: list[nn.Parameter] = []
+        for group in optimizer.param_groups:
+            self.parameters.extend(group["params"])
+        device = self.parameters[0].device
+        # what the metrics of an epoch are computed from: the loss times the images, correct images
+        self.loss_sum = torch.zeros((), device=device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+
+    def __call__(self, images: Tensor, labels: Tensor, first: bool = True, last: bool = True) -> Tensor:
+        """Take a step on a batch.
+
+        Args:
+            images: (N, H, W) or (N, C, H, W), uint8.
+            labels: (N,), whole numbers.
+            first, last: whether the batch is the first, the last of those that make up one
+                optimizer step.
+
+        Returns:
+            The loss (), detached.
+        """
+        loss, logits = self.forward(images, labels)
+        # the forward pass alone is in reduced precision
+        with torch.autocast(loss.device.type, enabled=False):
+            self.backward(loss, first)
+            if last:
+                self.update()
+            self.add_to_sums(loss, logits, labels)
+        return loss.detach()
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss () and the logits (N, K), float32, of a batch of stored images."""
+        pixels = self.as_pixels(images)
+        if self.augment:
+            pixels = self.augment(pixels)
+        inputs = self.normalise(pixels)
+        if self.by_hand:
+            return loss_and_logits(self.network, inputs, labels, self.label_smoothing)
+        logits = self.network(inputs).float()
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits
+
+    def backward(self, loss: Tensor, first: bool) -> None:
+        """Leave the gradients at the parameters.
+
+        They are asked for, instead of accumulated by autograd, whose accumulating nodes remember
+        the stream they were made on and would spoil a captured graph.
+        """
+        share = loss / self.accumulate if self.accumulate > 1 else loss
+        gradients = torch.autograd.grad(share, self.parameters, allow_unused=True)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if first or parameter.grad is None:
+                parameter.grad = gradient
+            elif gradient is not None:
+                parameter.grad = parameter.grad + gradient
+
+    def update(self) -> None:
+        """Clip the gradients and move the weights."""
+        self.clip_gradients()
+        self.optimizer.step()
+
+    def clip_gradients(self) -> None:
+        """Bound the gradients where that is asked for."""
+        if self.clip is None:
+            return
+        if self.clip_by == "value":
+            nn.utils.clip_grad_value_(self.parameters, self.clip)
+        else:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+
+    @torch.no_grad()
+    def add_to_sums(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch to the sums of the epoch."""
+        self.loss_sum += loss * len(labels)
+        self.correct += (logits.argmax(1) == labels).sum()
+
+    def sums(self) -> dict[str, Tensor]:
+        """The sums of the epoch so far, for a checkpoint."""
+        return {"loss_sum": self.loss_sum, "correct": self.correct}
+
+    def load_sums(self, sums: dict[str, Tensor]) -> None:
+        """Go on from the sums of a checkpoint."""
+        self.loss_sum.copy_(sums["loss_sum"])
+        self.correct.copy_(sums["correct"])
+
+    def reset_sums(self) -> None:
+        """Begin an epoch."""
+        self.loss_sum.zero_()
+        self.correct.zero_()
+
+
+class LightningStep(TrainingStep):
+    """The step by Lightning's own backward and optimizer calls.
+
+    Several processes, loss scaling and callbacks with hooks around them need these.
+
+    Args:
+        backward: LightningModule.manual_backward.
+        step_optimizer: steps Lightning's wrapper of the optimizer, which calls
+            `clip_gradients` by a hook once the gradients are unscaled.
+    """
+
+    def __init__(
+        self, *args: Any, backward: Callable, step_optimizer: Callable[[], Any], **options: Any
+    ):
+        super().__init__(*args, **options)
+        self.lightning_backward, self.step_optimizer = backward, step_optimizer
+
+    def backward(self, loss: Tensor, first: bool) -> None:
+        if first:
+            self.optimizer.zero_grad()
+        self.lightning_backward(loss / self.accumulate if self.accumulate > 1 else loss)
+
+    def update(self) -> None:
+        self.step_optimizer()
+
+
+# hooks of callbacks and modules that only Lightning's own calls run
+HOOKS = (
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_before_zero_grad",
+)
+
+
+def overridden_hooks(parts: Sequence[Any], base: Sequence[type]) -> list[str]:
+    """The names of parts that override one of `HOOKS` of their base classes."""
+    names = []
+    for part in parts:
+        for hook in HOOKS:
+            own = getattr(type(part), hook, None)
+            if own is not None and all(own is not getattr(kind, hook, None) for kind in base):
+                names.append(f"{type(part).__name__}.{hook}")
+    return names
