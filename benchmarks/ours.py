@@ -94,7 +94,8 @@ def resident_batch(data: LightningDataModule, device: torch.device) -> tuple[Ten
     """The first training images, as the network gets them, and their labels."""
     data.setup("fit")
     batch = [tensor[: data.batch_size].to(device) for tensor in data.splits["train"]]
-    return data.on_after_batch_transfer(batch, 0)
+    images, labels = batch
+    return data.prepare(images), labels
 
 
 def convolutions(network: nn.Module, images: Tensor, context: Callable) -> Callable[[], None]:

@@ -160,7 +160,7 @@ def test_the_tutorial_does_the_same_step(our_step, tmp_path):
 def test_the_plain_loop_sees_the_same_images(tmp_path):
     data, *_ = objects("cpu", tmp_path / "ours", ["~callbacks.board"])
     data.setup("fit")
-    ours = data.on_after_batch_transfer([tensor[:128] for tensor in data.splits["train"]], 0)
+    ours = (data.prepare(data.splits["train"][0][:128]), data.splits["train"][1][:128])
     batch = next(iter(DataLoader(plain.Digits(), batch_size=128)))
     for theirs, mine in zip(batch, ours, strict=True):
         torch.testing.assert_close(theirs, mine)

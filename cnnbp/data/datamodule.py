@@ -46,6 +46,7 @@ class DataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
         self.seed, self.augment = seed, augment
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}
+        self.repeat_first_epoch = False
 
     @property
     def epoch_stage(self) -> str:
@@ -86,7 +87,9 @@ class DataModule(LightningDataModule):
             raise UserError(
                 f"{key}={size}: leaves {last} images in the last batch for {world_size} processes"
             )
-        return Batches(*self.splits[split], size, seed, rank, world_size)
+        return Batches(
+            *self.splits[split], size, seed, rank, world_size, self.repeat_first_epoch
+        )
 
     def test_image(self, index: int) -> tuple[Tensor, int]:
         """The test image (28, 28), uint8, at `index`, and its label."""
@@ -109,8 +112,10 @@ class DataModule(LightningDataModule):
         self, batch: tuple[Tensor, Tensor], dataloader_idx: int
     ) -> tuple[Tensor, Tensor]:
         images, labels = batch
+        if getattr(self.trainer.lightning_module, "takes_stored_images", False):
+            return images, labels
         pixels = self.as_pixels(images)
-        if self.augment and self.trainer and self.trainer.training:
+        if self.augment and self.trainer.training:
             pixels = self.augment(pixels)
         return self.normalise(pixels), labels
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning.plugins import CheckpointIO
-from torch import nn
-from torch.optim import Optimizer
 
 from cnnbp.errors import UserError
 from cnnbp.files import replacing
@@ -50,7 +48,7 @@ class CrashSafeCheckpointIO(CheckpointIO):
 def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint into memory; only plain data and tensors are accepted.
 
-    The checksums are those that torch writes, CRC-32 as in every zip file, and does not look at when it reads.
+    The checksums are those that torch writes, CRC-32 as in every zip file, and does not check.
 
     Raises:
         UserError: the file is missing, damaged, or no checkpoint of this project.
@@ -118,61 +116,3 @@ def find_checkpoint(run: Path, given: str | None) -> Path | None:
     if found is None:
         raise UserError(f"ckpt_path={given}: has no checkpoint in {CHECKPOINTS}/")
     return found
-
-
-def check_fits(checkpoint: dict[str, Any], module: nn.Module) -> None:
-    """Raise a UserError when the checkpoint's weights belong to a network of another architecture."""
-    saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    for name in {**wanted, **saved}:
-        if saved.get(name) != wanted.get(name):
-            raise UserError(
-                f"the checkpoint is of another architecture ({name} has shape {saved.get(name, 'none')}, here "
-                f"{wanted.get(name, 'none')}); give the model and dropout options that it was trained with"
-            )
-
-
-def check_continues(checkpoint: dict[str, Any], optimizer: Optimizer, steps: int) -> None:
-    """Raise a UserError when training cannot go on from here with this optimizer for so many steps in all.
-
-    The state of the optimizer and of the schedule is restored, so that other options would silently do nothing.
-    """
-    groups, schedules = (
-        checkpoint["optimizer_states"][0]["param_groups"],
-        checkpoint["lr_schedulers"],
-    )
-    lowered = checkpoint["callbacks"].get("Finite", {}).get("rolled_back")
-    if len(groups) != len(optimizer.param_groups):
-        raise UserError(
-            "the checkpoint was trained with another optimizer, or by another version; start afresh"
-        )
-    for saved, group in zip(groups, optimizer.param_groups, strict=True):
-        rate = saved.get(
-            "max_lr", saved.get("initial_lr", None if schedules else saved["lr"])
-        )  # before the schedule
-        for key, value in group.items():
-            was = rate if key == "lr" else saved.get(key)
-            if key != "params" and was != value and not (key == "lr" and (was is None or lowered)):
-                raise UserError(
-                    f"the checkpoint was trained with {key}={was}, not {value}; give the optimizer it had"
-                )
-    for schedule in schedules:
-        length = schedule.get("total_steps", schedule.get("T_max"))
-        if length not in (None, steps):
-            raise UserError(
-                f"the checkpoint's schedule is for {length} steps in all, not {steps}; give as many epochs"
-            )
-
-
-def check_schedule(saved: list[dict[str, Any]], own: list[dict[str, Any]]) -> None:
-    """Raise a UserError when the state of another learning-rate schedule would be restored."""
-    if [state.keys() for state in saved] != [state.keys() for state in own]:
-        raise UserError(
-            "the checkpoint was trained with another schedule; give the scheduler= that it had"
-        )
-    for was, state in zip(saved, own, strict=True):
-        for key in {"step_size", "gamma", "factor", "patience"} & state.keys():
-            if was[key] != state[key]:
-                raise UserError(
-                    f"the checkpoint was trained with {key}={was[key]}, not {state[key]}; give what it had"
-                )

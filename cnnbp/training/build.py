@@ -6,18 +6,18 @@ import platform
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from torch import Tensor
 
 from cnnbp.errors import UserError
 from cnnbp.runs.checkpoint_file import load
-from cnnbp.training.callbacks.divergence import Finite
 from cnnbp.training.callbacks.throughput import Speed
+from cnnbp.training.classifier import Classifier
 from cnnbp.training.memory import keep_freed_memory
 
 # what Lightning says of its own calls and of the machine, of which a user can change nothing
@@ -38,37 +38,87 @@ PACKAGES = (
     "tensorboard",
     "numpy",
 )
+# what is logged at the end, and its name in result.json
+RESULT_METRICS = {
+    "accuracy/test": "accuracy",
+    "loss/test": "loss",
+    "accuracy/val": "val_accuracy",
+    "loss/val": "val_loss",
+}
 
 
-def build(
-    config: DictConfig, rolled_back: int = 0
-) -> tuple[LightningDataModule, LightningModule, Trainer]:
+
+def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Trainer]:
     """Seed, then instantiate the data, the model and the trainer.
 
-    Args:
-        rolled_back: how often this training has diverged and gone back, which lowers the learning rate.
+    Raises:
+        UserError: this machine lacks what the config asks for.
     """
     check_devices(config.trainer.accelerator, config.trainer.devices)
-    if config.trainer.get("sync_batchnorm") and (
-        config.trainer.accelerator == "cpu" or not torch.cuda.is_available()
-    ):
+    if config.trainer.get("sync_batchnorm") and not _trains_on_cuda(config.trainer):
         raise UserError(
             "trainer.sync_batchnorm=true: torch synchronises BatchNorm on GPUs alone; leave it out"
         )
     keep_freed_memory()
     seed_everything(config.seed, verbose=False)
-    data, model = instantiate(config.data), instantiate(config.model)
-    callbacks = [callback for callback in instantiate(config.callbacks).values() if callback]
-    for callback in callbacks:
-        if isinstance(callback, Finite):
-            callback.rolled_back = rolled_back
+    precision = resolve_precision(config.trainer)
+    model_config, trainer_config = config.model, config.trainer.copy()
+    own = take_step_options(trainer_config)
+    if own.clip is not None and precision == "16-mixed":
+        model_config = unfused(model_config)
+    data, model = instantiate(config.data), instantiate(model_config)
+    if isinstance(model, Classifier):
+        model.accumulate, model.graph = own.accumulate, own.graph
+        model.clip, model.clip_by = own.clip, own.clip_by
+    if own.overfit_batches is not None:
+        trainer_config.limit_train_batches = own.overfit_batches
+        data.repeat_first_epoch = True
     trainer = instantiate(
-        config.trainer,
-        precision=resolve_precision(config.trainer),
-        callbacks=callbacks,
-        logger=[logger for logger in instantiate(config.logger).values() if logger],
+        trainer_config,
+        precision=precision,
+        callbacks=_parts(config.callbacks),
+        logger=_parts(config.logger),
     )
     return data, model, trainer
+
+
+class StepOptions(NamedTuple):
+    """Options of the Trainer that Lightning leaves to a module that optimises by hand."""
+
+    accumulate: int
+    clip: float | None
+    clip_by: str
+    graph: bool | str
+    overfit_batches: int | float | None
+
+
+def take_step_options(trainer: DictConfig) -> StepOptions:
+    """Take the options of the step out of the Trainer's."""
+    with open_dict(trainer):
+        return StepOptions(
+            accumulate=trainer.pop("accumulate_grad_batches", 1),
+            clip=trainer.pop("gradient_clip_val", None),
+            clip_by=trainer.pop("gradient_clip_algorithm", None) or "norm",
+            graph=trainer.pop("graph", "auto"),
+            # Lightning would also cut the test set
+            overfit_batches=trainer.pop("overfit_batches", None),
+        )
+
+
+def unfused(model: DictConfig) -> DictConfig:
+    """The model with an optimizer that can be clipped between loss scaling and its step."""
+    model = OmegaConf.create(OmegaConf.to_container(model, resolve=True))
+    if "fused" in model.optimizer:
+        model.optimizer.fused = False
+    return model
+
+
+def _parts(group: DictConfig) -> list[Any]:
+    return [part for part in instantiate(group).values() if part]
+
+
+def _trains_on_cuda(trainer: DictConfig) -> bool:
+    return trainer.accelerator != "cpu" and torch.cuda.is_available()
 
 
 def fit(
@@ -123,34 +173,27 @@ def resolve_precision(trainer: DictConfig) -> str:
 
 
 def summarise(trainer: Trainer, validation: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Collect what `result.json` holds; accuracies are shares, losses mean negative log-likelihoods.
+    """Collect what `result.json` holds: accuracies are shares, losses mean cross-entropies.
 
     Args:
         validation: the metrics that were logged at the end of training.
     """
-    tested = trainer.callback_metrics
-    names = {
-        "accuracy/test": "accuracy",
-        "loss/test": "loss",
-        "accuracy/val": "val_accuracy",
-        "loss/val": "val_loss",
-    }
-    metrics = {**validation, **tested}
-    speed = next(
-        (callback.total for callback in trainer.callbacks if isinstance(callback, Speed)), None
-    )
-    result = {name: metrics[key].item() for key, name in names.items() if key in metrics}
-    result |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
-    if speed:
-        result |= {
-            "train_seconds": speed["seconds"],
-            "samples_per_second": speed["samples"] / speed["seconds"],
-        }
+    metrics = {**validation, **trainer.callback_metrics}
+    result: dict[str, Any] = {}
+    for key, name in RESULT_METRICS.items():
+        if key in metrics:
+            result[name] = metrics[key].item()
+    result["epochs"], result["steps"] = trainer.current_epoch, trainer.global_step
+    for callback in trainer.callbacks:
+        if isinstance(callback, Speed):
+            seconds = callback.total["seconds"]
+            result["train_seconds"] = seconds
+            result["samples_per_second"] = callback.total["samples"] / seconds
     network = trainer.lightning_module.network
-    return result | {
-        "precision": trainer.precision,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "seed": seed,
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in PACKAGES},
-    }
+    result["precision"] = trainer.precision
+    result["parameters"] = sum(parameter.numel() for parameter in network.parameters())
+    result["seed"] = seed
+    result["versions"] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        result["versions"][package] = version(package)
+    return result

@@ -5,7 +5,6 @@ long as running them. A replay starts them all at once.
 """
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,8 +23,11 @@ WARM_UP_STEPS = 3
 class Graph:
     """A captured step with the tensors that it reads and writes."""
 
-    def __init__(self, graph: Any, images: Tensor, labels: Tensor, loss: Tensor):
+    def __init__(
+        self, graph: Any, images: Tensor, labels: Tensor, loss: Tensor, gradients: list[Any]
+    ):
         self.graph, self.images, self.labels, self.loss = graph, images, labels, loss
+        self.gradients = gradients
 
 
 class CapturedStep:
@@ -66,6 +68,9 @@ class CapturedStep:
         graph.labels.copy_(labels)
         self.rates.refresh()
         graph.graph.replay()
+        # for whoever looks at the gradients of the last step
+        for parameter, gradient in zip(self.step.parameters, graph.gradients, strict=True):
+            parameter.grad = gradient
         return graph.loss.clone()
 
     def _warm_up(self, images: Tensor, labels: Tensor, first: bool, last: bool) -> Tensor:
@@ -99,7 +104,8 @@ class CapturedStep:
             self.cuda.manual_seed(seed)
             return False
         self.cuda.manual_seed(seed)  # which the capture has moved on
-        self.graphs[kind] = Graph(graph, *inputs, loss)
+        gradients = [parameter.grad for parameter in self.step.parameters]
+        self.graphs[kind] = Graph(graph, *inputs, loss, gradients)
         return True
 
 
@@ -162,5 +168,3 @@ def make_capturable(optimizer: torch.optim.Optimizer) -> None:
             if device is not None and torch.is_tensor(state.get("step")):
                 state["step"] = state["step"].to(device)
 
-
-Step = Callable[..., Tensor]

@@ -1,25 +1,40 @@
 """What is optimised, measured and logged: the network as a LightningModule."""
 
+import logging
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from cnnbp.errors import UserError
-from cnnbp.model.backprop import loss_and_logits
-from cnnbp.runs.checkpoint_file import check_continues, check_fits, check_schedule
+from cnnbp.training.capture import CapturedStep, make_capturable
+from cnnbp.training.resume import (
+    check_averages,
+    check_fits,
+    check_optimizer,
+    check_schedule,
+    check_version,
+)
+from cnnbp.training.step import LightningStep, TrainingStep, overridden_hooks
+
+log = logging.getLogger(__name__)
 
 
-def parameter_groups(module: nn.Module) -> list[dict]:
-    """Spare biases and the scales and shifts of normalisation from weight decay (He et al., 2019, section 3.1)."""
+def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """Spare biases and the scales and shifts of normalisation from weight decay.
+
+    Source: He et al., 2019, section 3.1.
+    """
     weights = [parameter for parameter in module.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
     return [{"params": weights}, {"params": others, "weight_decay": 0}]
@@ -28,163 +43,279 @@ def parameter_groups(module: nn.Module) -> list[dict]:
 class Classifier(LightningModule):
     """Trains a network by cross-entropy and logs `loss/STAGE` and `accuracy/STAGE` once an epoch.
 
+    It optimises by hand, as Lightning calls it: `TrainingStep` is the whole step, which on a GPU
+    is captured as a CUDA graph.
+
     Args:
-        network: maps images (N, 1, 28, 28) to logits (N, 10).
+        network: maps images (N, C, H, W) to logits (N, K).
         optimizer: maps groups of parameters to an optimizer.
-        scheduler: maps (optimizer, epochs, steps_per_epoch) to Lightning's lr_scheduler_config; without one
-            the learning rate is constant.
-        backprop: "autograd", or "by_hand" to train by the equations of `cnnbp.model.backprop`, several times slower.
+        scheduler: maps (optimizer, epochs, steps_per_epoch) to Lightning's lr_scheduler_config;
+            without one the learning rate is constant.
+        label_smoothing: share of the target that is spread over all classes in training.
+        backprop: "autograd", or "by_hand" to train by the equations of `cnnbp.model.backprop`,
+            several times slower.
         channels_last: memory format of the convolutions; faster on every processor tried.
+        classes: K.
     """
+
+    # the step prepares and augments the images itself
+    takes_stored_images = True
 
     def __init__(
         self,
         network: nn.Module,
         optimizer: Callable[..., torch.optim.Optimizer],
-        scheduler: Callable[..., dict] | None = None,
+        scheduler: Callable[..., dict[str, Any]] | None = None,
         label_smoothing: float = 0.0,
         channels_last: bool = True,
         backprop: str = "autograd",
+        classes: int = 10,
     ):
         super().__init__()
-        self.network = network.to(
-            memory_format=torch.channels_last if channels_last else torch.contiguous_format
-        )
+        self.automatic_optimization = False
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = network.to(memory_format=layout)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.label_smoothing, self.by_hand = label_smoothing, backprop == "by_hand"
-        # neither looks at the values, for which a GPU would have to be waited for; a loss that is no number is kept
+        # what Lightning leaves to a module that optimises by hand; `build` sets them
+        self.accumulate, self.clip, self.clip_by = 1, None, "norm"
+        self.graph: bool | str = "auto"
+        # neither looks at the values, for which a GPU would have to be waited for; a NaN is kept
         loss = MeanMetric(nan_strategy="disable")
-        accuracy = MulticlassAccuracy(10, average="micro", validate_args=False)
+        accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
         metrics = MetricCollection({"loss": loss, "accuracy": accuracy}, compute_groups=False)
         self.metrics = nn.ModuleDict(
-            {f"{stage}_metrics": metrics.clone() for stage in ("train", "val", "test")}
+            {f"{stage}_metrics": metrics.clone() for stage in ("val", "test")}
         )
+        self.step: TrainingStep | None = None
+        self.take_step: Callable[..., Tensor] | None = None
+        self.saved_sums: dict[str, Tensor] = {}
+        self.images_seen = 0
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (N, 1, 28, 28) to logits (N, 10)."""
+        """Map prepared images (N, C, H, W) to logits (N, K)."""
         return self.network(images)
 
+    def on_train_start(self) -> None:
+        """Make the step, once weights and optimizer are on the device."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        data = self.trainer.datamodule
+        options = {
+            "augment": data.augment,
+            "label_smoothing": self.label_smoothing,
+            "by_hand": self.by_hand,
+            "accumulate": self.accumulate,
+            "clip": self.clip,
+            "clip_by": self.clip_by,
+        }
+        parts = (self.network, optimizer, data.as_pixels, data.normalise)
+        reason = self._needs_lightning()
+        if reason:
+            self.step = LightningStep(
+                *parts,
+                backward=self.manual_backward,
+                step_optimizer=self.optimizers().step,
+                **options,
+            )
+        else:
+            self.step = TrainingStep(*parts, **options)
+        self.take_step = self._captured(reason)
+        if self.saved_sums:
+            self.step.load_sums(self.saved_sums)
+            self.saved_sums = {}
+
+    def _needs_lightning(self) -> str:
+        """Why Lightning's own backward and optimizer calls are needed; "" where they are not."""
+        if self.trainer.world_size > 1:
+            return "several processes"
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            return "loss scaling (trainer.precision=16-mixed)"
+        hooks = overridden_hooks([*self.trainer.callbacks, self], [Callback, Classifier])
+        if hooks:
+            return f"the hook {hooks[0]}"
+        return ""
+
+    def _captured(self, reason: str) -> Callable[..., Tensor]:
+        """The step, captured as a CUDA graph where there is a GPU and no reason against it."""
+        assert self.step is not None
+        if self.device.type != "cuda" or self.graph is False:
+            if self.graph is True:
+                raise UserError(
+                    "trainer.graph=true: the step is captured on CUDA alone; give trainer.graph=auto"
+                )
+            return self.step
+        if self.by_hand:
+            reason = reason or "back-propagation by hand (model.backprop=by_hand)"
+        if torch.is_anomaly_enabled():
+            reason = reason or "trainer.detect_anomaly=true"
+        if reason:
+            if self.graph is True:
+                raise UserError(
+                    f"trainer.graph=true: {reason} cannot be captured; give trainer.graph=auto"
+                )
+            log.info("the step is not captured as a CUDA graph, which is slower: %s", reason)
+            return self.step
+        make_capturable(self.step.optimizer)
+        return CapturedStep(self.step, required=self.graph is True)
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return self._step(batch, "train", self.label_smoothing)[0]
+        images, labels = batch
+        assert self.take_step is not None
+        position = batch_idx % self.accumulate
+        is_last_batch = batch_idx + 1 == self.trainer.num_training_batches
+        is_last = position + 1 == self.accumulate or is_last_batch
+        loss = self.take_step(images, labels, position == 0, is_last)
+        self.images_seen += len(labels)
+        if is_last:
+            if not isinstance(self.step, LightningStep):
+                self._count_step()
+            self._step_schedules(is_last_batch)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # by Lightning's own calls alone; its loss scaling has unscaled the gradients by now
+        assert self.step is not None
+        self.step.clip_gradients()
+
+    def _count_step(self) -> None:
+        """Count an optimizer step, as Lightning's wrapper of the optimizer does."""
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+
+    def _step_schedules(self, is_last_batch: bool) -> None:
+        """Move the learning rate after an optimizer step, as Lightning would."""
+        for config in self.trainer.lr_scheduler_configs:
+            is_due = config.interval == "step" or is_last_batch
+            if is_due and not config.reduce_on_plateau:
+                config.scheduler.step()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return self._step(batch, self.trainer.datamodule.epoch_stage)[1]
+        return self._evaluate(batch, self.trainer.datamodule.epoch_stage)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return self._step(batch, "test")[1]
+        return self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+        """Add a batch of stored images to the metrics of a stage; return its logits (N, K)."""
+        images, labels = batch
+        logits = self(self.trainer.datamodule.prepare(images)).float()
+        loss = F.cross_entropy(logits, labels)
+        self.metrics[f"{stage}_metrics"].update(
+            value=loss, weight=torch.full_like(loss, len(labels)), preds=logits, target=labels
+        )
+        return logits
 
     def on_train_epoch_end(self) -> None:
-        self._log("train")
+        self._log_training()
         schedule = self.lr_schedulers()
+        # Lightning would step a plateau schedule after the checkpoint is saved
         if isinstance(schedule, ReduceLROnPlateau):
-            schedule.step(
-                self.trainer.callback_metrics[self.trainer.lr_scheduler_configs[0].monitor]
-            )
-
-    def lr_scheduler_step(self, scheduler: LRScheduler, metric: float | None) -> None:
-        if (
-            metric is None
-        ):  # Lightning would step a plateau schedule after the checkpoint is saved, so we do it before
-            scheduler.step()
+            monitor = self.trainer.lr_scheduler_configs[0].monitor
+            schedule.step(self.trainer.callback_metrics[monitor])
 
     def on_validation_epoch_end(self) -> None:
         # a run that was killed after its last epoch is evaluated again, but has logged it
-        self._log(
-            self.trainer.datamodule.epoch_stage,
-            to_loggers=self.trainer.state.fn == TrainerFn.FITTING,
-        )
+        is_fitting = self.trainer.state.fn == TrainerFn.FITTING
+        self._log_metrics(self.trainer.datamodule.epoch_stage, to_loggers=is_fitting)
 
     def on_test_epoch_end(self) -> None:
         # where the test set was evaluated after each epoch, its last point is drawn already
-        self._log("test", to_loggers=self.trainer.datamodule.epoch_stage == "val")
+        self._log_metrics("test", to_loggers=self.trainer.datamodule.epoch_stage == "val")
 
-    def configure_optimizers(self) -> dict:
+    def teardown(self, stage: str) -> None:
+        # a graph holds addresses of weights that Lightning moves to the CPU now
+        self.step = None
+        self.take_step = None
+
+    def configure_optimizers(self) -> dict[str, Any]:
         data = self.trainer.datamodule
+        config: dict[str, Any] = {}
         try:
-            config = {"optimizer": self.make_optimizer(parameter_groups(self))}
+            config["optimizer"] = self.make_optimizer(parameter_groups(self))
             if self.make_scheduler:
-                config["lr_scheduler"] = self.make_scheduler(
-                    config["optimizer"],
-                    self.trainer.max_epochs,
-                    self._steps_per_epoch(len(data.train_dataloader())),
+                schedule = self.make_scheduler(
+                    config["optimizer"], self.trainer.max_epochs, self._steps_per_epoch()
                 )
-                config["lr_scheduler"]["monitor"] = "loss/val" if data.val_size else "loss/train"
+                schedule["monitor"] = "loss/val" if data.val_size else "loss/train"
+                config["lr_scheduler"] = schedule
         except (TypeError, ValueError) as error:
             raise UserError(f"optimizer or scheduler: {error}") from None
         return config
 
-    def _steps_per_epoch(self, batches: int) -> int:
+    def _steps_per_epoch(self) -> int:
         # Lightning's own estimate loads the data at once, which loses the position to continue from
+        batches = len(self.trainer.datamodule.train_dataloader())
         limit = self.trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        return math.ceil(batches / self.trainer.accumulate_grad_batches)
+        return math.ceil(batches / self.accumulate)
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        # each process has its own part of the epoch's sums
-        states = {
-            name: metric.metric_state for name, metric in self.metrics["train_metrics"].items()
-        }
-        checkpoint["train_metrics"] = self.all_gather(states)
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.step is not None:
+            sums = self.step.sums() | {"images": torch.tensor(self.images_seen, device=self.device)}
+            # each process has its own part of the epoch's sums
+            checkpoint["train_sums"] = self.all_gather(sums)
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_fits(checkpoint, self)
-        if self._trainer:
-            self._load_metrics(checkpoint.get("train_metrics", {}))
-            steps = self.trainer.max_epochs * self._steps_per_epoch(
-                len(self.trainer.datamodule.train_dataloader())
-            )
-            optimizer = self.make_optimizer(parameter_groups(self))
-            check_continues(checkpoint, optimizer, steps)
-            schedule = self.make_scheduler and self.make_scheduler(
-                optimizer, self.trainer.max_epochs, steps // self.trainer.max_epochs
-            )
-            check_schedule(
-                checkpoint["lr_schedulers"],
-                [schedule["scheduler"].state_dict()] if schedule else [],
-            )
-            averages = any(
-                isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks
-            )
-            if averages != ("averaging_state" in checkpoint):
-                way = "without" if averages else "with"
-                raise UserError(
-                    f"the checkpoint was trained {way} averaged weights; give the average= that it had"
-                )
+        if not self._trainer:
+            return
+        check_version(checkpoint)
+        self._load_sums(checkpoint.get("train_sums", {}))
+        per_epoch, epochs = self._steps_per_epoch(), self.trainer.max_epochs
+        optimizer = self.make_optimizer(parameter_groups(self))
+        check_optimizer(checkpoint, optimizer)
+        schedules = []
+        if self.make_scheduler:
+            schedule = self.make_scheduler(optimizer, epochs, per_epoch)
+            schedules.append(schedule["scheduler"].state_dict())
+        check_schedule(checkpoint, schedules, epochs * per_epoch)
+        is_averaging = partial(_is_a, WeightAveraging)
+        check_averages(checkpoint, any(map(is_averaging, self.trainer.callbacks)))
 
-    def _load_metrics(self, saved: dict[str, dict[str, Tensor]]) -> None:
-        for name, states in saved.items():
-            for state, value in states.items():
-                own = getattr(self.metrics["train_metrics"][name], state)
-                if value.numel() != own.numel() * self.trainer.world_size:
-                    raise UserError(
-                        f"the checkpoint is not of {self.trainer.world_size} processes; give as many"
-                    )
-                own.copy_(value.view(-1, *own.shape)[self.trainer.global_rank])
+    def _load_sums(self, gathered: dict[str, Tensor]) -> None:
+        """Keep this process's part of the sums until the step is made."""
+        processes = self.trainer.world_size
+        sums = {}
+        for name, values in gathered.items():
+            if values.numel() != processes:
+                raise UserError(f"the checkpoint is not of {processes} processes; give as many")
+            sums[name] = values.view(-1)[self.trainer.global_rank]
+        if sums:
+            self.images_seen = int(sums.pop("images"))
+        self.saved_sums = sums
 
-    def _step(
-        self, batch: tuple[Tensor, Tensor], stage: str, label_smoothing: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
-        images, labels = batch
-        if self.by_hand and stage == "train":
-            loss, logits = loss_and_logits(self.network, images, labels, label_smoothing)
-        else:
-            logits = self(images).float()
-            loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        self.metrics[f"{stage}_metrics"].update(
-            value=loss.detach(),
-            weight=torch.full_like(loss, len(labels)),
-            preds=logits.detach(),
-            target=labels,
+    def _log_training(self) -> None:
+        """Log the means over an epoch of training, over all processes."""
+        assert self.step is not None
+        images = torch.tensor(self.images_seen, device=self.device)
+        sums = self.all_gather(self.step.sums() | {"images": images})
+        total = sums["images"].sum()
+        self._log(
+            {
+                "loss/train": sums["loss_sum"].sum() / total,
+                "accuracy/train": sums["correct"].sum() / total,
+            }
         )
-        return loss, logits
+        self.step.reset_sums()
+        self.images_seen = 0
 
-    def _log(self, stage: str, to_loggers: bool = True) -> None:
+    def _log_metrics(self, stage: str, to_loggers: bool = True) -> None:
         metrics = self.metrics[f"{stage}_metrics"]
         values = {f"{name}/{stage}": value for name, value in metrics.compute().items()}
         metrics.reset()
+        self._log(values, to_loggers)
+
+    def _log(self, values: dict[str, Tensor], to_loggers: bool = True) -> None:
         self.log_dict(values, logger=False)
-        # at once, not by Lightning after the checkpoint; at the optimizer steps taken, the same for every stage
-        for logger in self.trainer.loggers if to_loggers else ():
-            logger.log_metrics(
-                {name: value.item() for name, value in values.items()}, self.global_step
-            )
+        if not to_loggers:
+            return
+        # at once, not by Lightning after the checkpoint; at the optimizer steps taken, the same for
+        # every stage
+        numbers = {name: value.item() for name, value in values.items()}
+        for logger in self.trainer.loggers:
+            logger.log_metrics(numbers, self.global_step)
+
+
+def _is_a(kind: type, part: object) -> bool:
+    return isinstance(part, kind)

@@ -74,10 +74,12 @@ class TrainingStep:
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss () and the logits (N, K), float32, of a batch of stored images."""
-        pixels = self.as_pixels(images)
-        if self.augment:
-            pixels = self.augment(pixels)
-        inputs = self.normalise(pixels)
+        # images are distorted in full precision
+        with torch.autocast(images.device.type, enabled=False):
+            pixels = self.as_pixels(images)
+            if self.augment:
+                pixels = self.augment(pixels)
+            inputs = self.normalise(pixels)
         if self.by_hand:
             return loss_and_logits(self.network, inputs, labels, self.label_smoothing)
         logits = self.network(inputs).float()

@@ -459,25 +459,6 @@ def test_a_loss_that_is_no_number_stops_the_run(train):
     )
 
 
-def test_a_diverged_run_goes_back_and_lowers_the_learning_rate(train):
-    options = (
-        "trainer.max_epochs=2",
-        "trainer.limit_train_batches=20",
-        "optimizer.lr=100",
-        "scheduler=cosine",
-    )
-    train(*SMALL, *options, "callbacks.finite.rollbacks=2")
-    state = load("outputs/run/checkpoints/last.ckpt")
-    lowered = 0.1 ** state["callbacks"]["Finite"]["rolled_back"]
-    assert lowered < 1
-    assert state["lr_schedulers"][0]["base_lrs"] == pytest.approx(
-        [100 * lowered] * 2
-    )  # with weight decay, without
-    with open("outputs/run/metrics.csv") as file:
-        header, first = (line.split(",") for line in itertools.islice(file, 2))
-    assert float(first[header.index("learning_rate")]) == pytest.approx(100 * lowered)
-
-
 def test_the_same_command_twice_gives_the_same(tmp_path, trained):
     finish(tmp_path, *SMALL)
     assert differences(outcome(trained), outcome(tmp_path / "outputs/run")) == []

@@ -18,7 +18,7 @@ from cnnbp.figures.evaluation_images import confusion_matrix, mistake_sheet
 from cnnbp.figures.network_images import feature_maps, filters
 from cnnbp.model.network import Network
 from cnnbp.training.build import build
-from cnnbp.training.callbacks.component_dashboard import activations
+from cnnbp.training.component_values import activations
 
 CONVOLUTIONS = {
     "conv1.0": "conv1.0.conv",

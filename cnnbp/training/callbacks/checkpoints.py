@@ -59,7 +59,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         batches = batch_idx + 1
         # after the last batch comes the evaluation, which a run continued from here would leave out
-        if batches == trainer.num_training_batches or batches % trainer.accumulate_grad_batches:
+        if batches == trainer.num_training_batches or batches % module.accumulate:
             return
         if asked := self._asked(trainer):
             self._save(trainer)
