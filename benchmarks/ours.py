@@ -1,14 +1,14 @@
 """This project's own training, the bare loop over its parts, and the convolutions alone."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,18 +26,23 @@ def objects(
 ) -> tuple[LightningDataModule, LightningModule, Trainer]:
     """Build what train.py builds, for more epochs than are measured and without evaluation."""
     settings = [
-        f"run_dir={directory}",
         f"trainer.accelerator={accelerator}",
         "trainer.max_epochs=1000",
         "trainer.limit_val_batches=0",
     ]
+    return build(compose_run(directory, [*settings, *overrides]))
+
+
+def compose_run(directory: str | Path, overrides: Sequence[str]) -> DictConfig:
+    """Compose the config of a run in a directory, and leave its record there."""
+    settings = [f"run_dir={directory}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [*settings, *overrides], return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     records = Path(directory) / ".hydra"
     records.mkdir(parents=True)
     OmegaConf.save(config, records / "config.yaml")
-    return build(config)
+    return config
 
 
 def run(gate, directory, overrides) -> None:

@@ -53,7 +53,8 @@ class Worker:
 @contextmanager
 def workers(names: list[str], accelerator: str, threads: int | None) -> Iterator[dict[str, Worker]]:
     """Start a worker for each name, yield them when all stand in front of their first step, and end them."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path}
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
     with ExitStack() as stack:

@@ -187,7 +187,7 @@ class Classifier(LightningModule):
         """Move the learning rate after an optimizer step, as Lightning would."""
         for config in self.trainer.lr_scheduler_configs:
             is_due = config.interval == "step" or is_last_batch
-            if is_due and not config.reduce_on_plateau:
+            if is_due and not isinstance(config.scheduler, ReduceLROnPlateau):
                 config.scheduler.step()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -209,10 +209,9 @@ class Classifier(LightningModule):
     def on_train_epoch_end(self) -> None:
         self._log_training()
         schedule = self.lr_schedulers()
-        # Lightning would step a plateau schedule after the checkpoint is saved
         if isinstance(schedule, ReduceLROnPlateau):
-            monitor = self.trainer.lr_scheduler_configs[0].monitor
-            schedule.step(self.trainer.callback_metrics[monitor])
+            stage = "val" if self.trainer.datamodule.val_size else "train"
+            schedule.step(self.trainer.callback_metrics[f"loss/{stage}"])
 
     def on_validation_epoch_end(self) -> None:
         # a run that was killed after its last epoch is evaluated again, but has logged it
@@ -229,7 +228,6 @@ class Classifier(LightningModule):
         self.take_step = None
 
     def configure_optimizers(self) -> dict[str, Any]:
-        data = self.trainer.datamodule
         config: dict[str, Any] = {}
         try:
             config["optimizer"] = self.make_optimizer(parameter_groups(self))
@@ -237,7 +235,6 @@ class Classifier(LightningModule):
                 schedule = self.make_scheduler(
                     config["optimizer"], self.trainer.max_epochs, self._steps_per_epoch()
                 )
-                schedule["monitor"] = "loss/val" if data.val_size else "loss/train"
                 config["lr_scheduler"] = schedule
         except (TypeError, ValueError) as error:
             raise UserError(f"optimizer or scheduler: {error}") from None
@@ -293,8 +290,8 @@ class Classifier(LightningModule):
         total = sums["images"].sum()
         self._log(
             {
-                "loss/train": sums["loss_sum"].sum() / total,
                 "accuracy/train": sums["correct"].sum() / total,
+                "loss/train": sums["loss_sum"].sum() / total,
             }
         )
         self.step.reset_sums()

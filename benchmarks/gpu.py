@@ -1,0 +1,80 @@
+"""All checks of training on a GPU in one call: `python -m benchmarks.gpu`.
+
+Each part runs in a process of its own with a time limit, so that one that fails loses no other. The
+answers go to stdout and, as JSON, to the file that is named.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import gpu_parts
+
+# the longest that each part may take, in seconds
+LIMITS = {
+    "parity": 70,
+    "step": 60,
+    "baseline": 75,
+    "fast": 75,
+    "resume": 60,
+    "precisions": 50,
+    "loops": 60,
+}
+
+
+def main() -> None:
+    """Run the parts, one after the other."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=LIMITS, metavar="PART", default=list(LIMITS))
+    parser.add_argument("--quick", action="store_true", help="few steps, to see it work")
+    parser.add_argument("--accelerator", choices=("gpu", "cpu"), default="gpu")
+    parser.add_argument("--output", type=Path, default=Path("outputs/gpu.json"))
+    parser.add_argument("--part", choices=LIMITS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.part:
+        answer = getattr(gpu_parts, options.part)(options.accelerator, options.quick)
+        options.output.write_text(json.dumps(answer))
+        return
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    answers: dict[str, Any] = {}
+    begin = time.monotonic()
+    for part in options.only:
+        answers[part] = run_part(part, options)
+        options.output.write_text(json.dumps(answers, indent=1))
+        print(f"[{time.monotonic() - begin:6.1f} s] {part}", flush=True)
+        for key, value in answers[part].items():
+            print(f"    {key}: {value}", flush=True)
+
+
+def run_part(part: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run a part in a process of its own; return its answer, or what went wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        command = [sys.executable, "-m", "benchmarks.gpu", "--part", part]
+        command += ["--output", str(answer), "--accelerator", options.accelerator]
+        if options.quick:
+            command.append("--quick")
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=LIMITS[part], check=False
+            )
+        except subprocess.TimeoutExpired as stopped:
+            return {"failed": f"took more than {LIMITS[part]} s", "printed": _end(stopped.stdout)}
+        if not answer.exists():
+            return {"failed": _end(done.stderr), "printed": _end(done.stdout)}
+        return json.loads(answer.read_text())
+
+
+def _end(text: Any) -> str:
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
+    return (text or "")[-1500:]
+
+
+if __name__ == "__main__":
+    main()
