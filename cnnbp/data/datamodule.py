@@ -87,9 +87,7 @@ class DataModule(LightningDataModule):
             raise UserError(
                 f"{key}={size}: leaves {last} images in the last batch for {world_size} processes"
             )
-        return Batches(
-            *self.splits[split], size, seed, rank, world_size, self.repeat_first_epoch
-        )
+        return Batches(*self.splits[split], size, seed, rank, world_size, self.repeat_first_epoch)
 
     def test_image(self, index: int) -> tuple[Tensor, int]:
         """The test image (28, 28), uint8, at `index`, and its label."""

@@ -47,7 +47,6 @@ RESULT_METRICS = {
 }
 
 
-
 def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Trainer]:
     """Seed, then instantiate the data, the model and the trainer.
 

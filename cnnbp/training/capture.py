@@ -30,7 +30,26 @@ class Graph:
         self.gradients = gradients
 
 
-class CapturedStep:
+class DeviceStep:
+    """A TrainingStep on a GPU, by the same kernels whether it is captured or not.
+
+    The learning rates are tensors on the device while the optimizer runs.
+    """
+
+    def __init__(self, step: TrainingStep):
+        make_capturable(step.optimizer)
+        self.step = step
+        self.rates = _DeviceRates(step.optimizer)
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, first: bool = True, last: bool = True
+    ) -> Tensor:
+        """Take a step as `TrainingStep` does."""
+        with self.rates:
+            return self.step(images, labels, first, last)
+
+
+class CapturedStep(DeviceStep):
     """Calls a TrainingStep in its first steps, then captures and replays it.
 
     The warm-up steps are real steps, and a capture computes nothing, so that nothing has to be
@@ -43,17 +62,19 @@ class CapturedStep:
     """
 
     def __init__(self, step: TrainingStep, required: bool = False, cuda: Any = torch.cuda):
-        self.step, self.required, self.cuda = step, required, cuda
+        super().__init__(step)
+        self.required, self.cuda = required, cuda
         self.graphs: dict[tuple, Graph] = {}
         self.eager_steps: dict[tuple, int] = {}
         self.failed = False
         self.stream = cuda.Stream()
-        self.rates = _DeviceRates(step.optimizer)
 
-    def __call__(self, images: Tensor, labels: Tensor, first: bool = True, last: bool = True) -> Tensor:
+    def __call__(
+        self, images: Tensor, labels: Tensor, first: bool = True, last: bool = True
+    ) -> Tensor:
         """Take a step as `TrainingStep` does; the loss that is returned is a copy."""
         if self.failed:
-            return self.step(images, labels, first, last)
+            return super().__call__(images, labels, first, last)
         # numbers of the optimizer other than the rate are part of a graph
         kind = (tuple(images.shape), first, last, _numbers(self.step.optimizer))
         if kind not in self.graphs:
@@ -62,7 +83,7 @@ class CapturedStep:
             if eager_steps < WARM_UP_STEPS:
                 return self._warm_up(images, labels, first, last)
             if not self._capture(kind, images, labels, first, last):
-                return self.step(images, labels, first, last)
+                return super().__call__(images, labels, first, last)
         graph = self.graphs[kind]
         graph.images.copy_(images)
         graph.labels.copy_(labels)
@@ -167,4 +188,3 @@ def make_capturable(optimizer: torch.optim.Optimizer) -> None:
             device = next((v.device for v in state.values() if torch.is_tensor(v) and v.ndim), None)
             if device is not None and torch.is_tensor(state.get("step")):
                 state["step"] = state["step"].to(device)
-

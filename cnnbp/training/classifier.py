@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from cnnbp.errors import UserError
-from cnnbp.training.capture import CapturedStep, make_capturable
+from cnnbp.training.capture import CapturedStep, DeviceStep
 from cnnbp.training.resume import (
     check_averages,
     check_fits,
@@ -119,7 +119,7 @@ class Classifier(LightningModule):
             )
         else:
             self.step = TrainingStep(*parts, **options)
-        self.take_step = self._captured(reason)
+        self.take_step = self._on_device(reason)
         if self.saved_sums:
             self.step.load_sums(self.saved_sums)
             self.saved_sums = {}
@@ -135,27 +135,28 @@ class Classifier(LightningModule):
             return f"the hook {hooks[0]}"
         return ""
 
-    def _captured(self, reason: str) -> Callable[..., Tensor]:
-        """The step, captured as a CUDA graph where there is a GPU and no reason against it."""
+    def _on_device(self, reason: str) -> Callable[..., Tensor]:
+        """The step; on a GPU captured as a CUDA graph, where there is no reason against it."""
         assert self.step is not None
-        if self.device.type != "cuda" or self.graph is False:
-            if self.graph is True:
-                raise UserError(
-                    "trainer.graph=true: the step is captured on CUDA alone; give trainer.graph=auto"
-                )
-            return self.step
         if self.by_hand:
             reason = reason or "back-propagation by hand (model.backprop=by_hand)"
         if torch.is_anomaly_enabled():
             reason = reason or "trainer.detect_anomaly=true"
-        if reason:
-            if self.graph is True:
-                raise UserError(
-                    f"trainer.graph=true: {reason} cannot be captured; give trainer.graph=auto"
-                )
-            log.info("the step is not captured as a CUDA graph, which is slower: %s", reason)
+        if self.device.type != "cuda":
+            reason = "there is no CUDA device"
+        if reason and self.graph is True:
+            raise UserError(
+                f"trainer.graph=true: the step cannot be captured ({reason}); "
+                "give trainer.graph=auto"
+            )
+        if self.device.type != "cuda":
             return self.step
-        make_capturable(self.step.optimizer)
+        if reason:
+            log.info("the step is not captured as a CUDA graph, which is slower: %s", reason)
+        if isinstance(self.step, LightningStep):
+            return self.step
+        if reason or self.graph is False:
+            return DeviceStep(self.step)
         return CapturedStep(self.step, required=self.graph is True)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

@@ -57,9 +57,7 @@ def check_optimizer(checkpoint: Mapping[str, Any], optimizer: Optimizer) -> None
                 )
 
 
-def _rate_before_schedule(
-    checkpoint: Mapping[str, Any], group: Mapping[str, Any]
-) -> float | None:
+def _rate_before_schedule(checkpoint: Mapping[str, Any], group: Mapping[str, Any]) -> float | None:
     """The learning rate that was asked for; None where a schedule has hidden it."""
     for key in ("max_lr", "initial_lr"):
         if key in group:
@@ -67,9 +65,7 @@ def _rate_before_schedule(
     return None if checkpoint["lr_schedulers"] else group["lr"]
 
 
-def check_schedule(
-    checkpoint: Mapping[str, Any], own: list[Mapping[str, Any]], steps: int
-) -> None:
+def check_schedule(checkpoint: Mapping[str, Any], own: list[Mapping[str, Any]], steps: int) -> None:
     """Raise a UserError when another learning-rate schedule would be restored.
 
     Args:

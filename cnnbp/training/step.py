@@ -51,7 +51,9 @@ class TrainingStep:
         self.loss_sum = torch.zeros((), device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
 
-    def __call__(self, images: Tensor, labels: Tensor, first: bool = True, last: bool = True) -> Tensor:
+    def __call__(
+        self, images: Tensor, labels: Tensor, first: bool = True, last: bool = True
+    ) -> Tensor:
         """Take a step on a batch.
 
         Args:
