@@ -4,7 +4,10 @@ from typing import NamedTuple
 
 
 class Variant(NamedTuple):
-    """What is measured: `run`, as in module:function, composed with the overrides where it has a config."""
+    """What is measured.
+
+    `run`, as in module:function, is composed with the overrides where it has a config.
+    """
 
     title: str
     run: str

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure the variants in turns, then print, store and draw what they did."""
+"""`python -m benchmarks`: measure the variants in turns, then print, store and draw the speeds."""
 
 import argparse
 import json

@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +157,8 @@ def resume(accelerator: str, quick: bool) -> dict[str, Any]:
     _, whole, _ = train(accelerator, options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stopped.ckpt"
-        try:
+        with suppress(KeyboardInterrupt, SystemExit):
             train(accelerator, options, [StopAfter(steps // 2, path)])
-        except (KeyboardInterrupt, SystemExit):
-            pass
         _, continued, _ = train(accelerator, options, checkpoint=path)
     return {"continued against undisturbed": compare(weights(continued), weights(whole))}
 

@@ -104,7 +104,7 @@ def resident_batch(data: LightningDataModule, device: torch.device) -> tuple[Ten
 
 
 def convolutions(network: nn.Module, images: Tensor, context: Callable) -> Callable[[], None]:
-    """Return what runs each convolution forward and backward on the input that it has within the network."""
+    """Return a function that runs each convolution, forward and backward, on its own input."""
     parts = []
 
     def record(convolution, inputs, output):

@@ -1,4 +1,4 @@
-"""The published experiment in plain PyTorch: a DataLoader over single samples, torch's layers, a bar each step."""
+"""The published experiment in plain PyTorch: a DataLoader over samples, a bar each step."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ MNIST_FILE = Path(cnnbp.__file__).parent / "data" / "mnist.npz"
 
 
 class Digits(Dataset):
-    """The embedded training images, handed out one by one as torchvision's `datasets.MNIST` does."""
+    """The embedded training images, one by one as torchvision's `datasets.MNIST` gives them."""
 
     def __init__(self):
         with np.load(MNIST_FILE) as arrays:

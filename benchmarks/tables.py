@@ -14,7 +14,7 @@ BATCH, EPOCH = 128, 60_000  # images
 
 
 def summarise(answers: dict[str, list[dict]], steps: int) -> dict:
-    """Collect the machine, each variant's speed and memory, and the ratios, which are taken round by round."""
+    """Collect the machine, each variant's speed and memory, and the ratios round by round."""
     last = {name: given[-1] for name, given in answers.items()}
     speeds = {
         name: [steps * BATCH / answer["seconds"] for answer in given]
@@ -47,7 +47,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def ratios(speeds: dict[str, list[float]], memory: dict[str, list[float]]) -> list[dict]:
-    """Compare those variants that were measured; `reached` says whether the median keeps to the target."""
+    """Compare those variants that were measured; `reached`: the median keeps to the target."""
     found = []
     for what, targets, values, sign in (
         ("speed", SPEED_RATIOS, speeds, 1),
@@ -106,13 +106,14 @@ def describe(results: dict) -> str:
     here = results["machine"]
     rounds = len(next(iter(results["variants"].values()))["rounds"])
     return (
-        f"{here['processor']}, {here['cores']} cores, {here['threads']} threads, on {here['device']}, "
-        f"torch {here['torch']}; {rounds} rounds of {results['steps']} steps of {results['batch_size']} images"
+        f"{here['processor']}, {here['cores']} cores, {here['threads']} threads, "
+        f"on {here['device']}, torch {here['torch']}; "
+        f"{rounds} rounds of {results['steps']} steps of {results['batch_size']} images"
     )
 
 
 def table(rows: list[tuple[str, ...]], markdown: bool) -> str:
-    """Lay rows out, the first one a heading; the first three columns to the left, the others to the right."""
+    """Lay rows out below a heading; three columns to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         [

@@ -38,7 +38,8 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             raise UserError(
-                f"variant {self.name} ended with status {self.process.wait()}; its last words are above"
+                f"variant {self.name} ended with status {self.process.wait()}; "
+                "its last words are above"
             )
         return json.loads(line)
 
@@ -52,7 +53,7 @@ class Worker:
 
 @contextmanager
 def workers(names: list[str], accelerator: str, threads: int | None) -> Iterator[dict[str, Worker]]:
-    """Start a worker for each name, yield them when all stand in front of their first step, and end them."""
+    """Start a worker for each name, yield them before their first step, and end them."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path}
     if threads:
@@ -81,7 +82,7 @@ def workers(names: list[str], accelerator: str, threads: int | None) -> Iterator
 
 
 def measure(started: dict[str, Worker], steps: int, rounds: int) -> dict[str, list[dict]]:
-    """Let each worker take some steps in turn, in an order that rotates; the first round only warms up."""
+    """Let each worker take some steps in turn, in a rotating order; the first round warms up."""
     names, answers = list(started), {name: [] for name in started}
     with tqdm(total=(rounds + 1) * len(names), unit="turn") as bar:
         for number in range(rounds + 1):

@@ -42,7 +42,10 @@ class Waiting(pl.Callback):
 
 
 def run(gate, directory, overrides) -> None:
-    """Fit for as long as the gate lets steps through; the Trainer's defaults add TensorBoard and checkpoints."""
+    """Fit for as long as the gate lets steps through.
+
+    The Trainer's defaults add TensorBoard and checkpoints.
+    """
     trainer = pl.Trainer(
         accelerator=gate.accelerator,
         devices=1,

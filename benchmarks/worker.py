@@ -1,7 +1,7 @@
 """One variant in a process of its own: `python -m benchmarks.worker VARIANT DIRECTORY ACCELERATOR`.
 
-It reads numbers of steps from stdin and answers each with a line of JSON; everything else that is printed goes to
-the terminal that stderr is.
+It reads numbers of steps from stdin and answers each with a line of JSON; everything else that is
+printed goes to the terminal that stderr is.
 """
 
 import importlib
@@ -18,8 +18,8 @@ from benchmarks import VARIANTS
 class Gate:
     """Stops a variant between its segments of steps, and tells what a segment took.
 
-    The clock runs from the first step of a segment until the variant asks for the step after its last, and thus
-    counts all that happens in between: data, logging, progress bar.
+    The clock runs from the first step of a segment until the variant asks for the step after its
+    last, and thus counts all that happens in between: data, logging, progress bar.
     """
 
     def __init__(self, accelerator: str, answers):

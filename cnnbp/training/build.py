@@ -128,29 +128,29 @@ def fit(
 ) -> dict[str, Tensor]:
     """Train, on from a checkpoint where there is one; return the metrics at the end."""
     trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
-    if (
-        "loss/train" not in trainer.callback_metrics
-    ):  # killed after its last epoch, before its result was stored
-        model.load_state_dict(
-            load(checkpoint)["state_dict"]
-        )  # where weights are averaged, the averages
+    # a run that was killed after its last epoch, before its result was stored, has nothing to train
+    if checkpoint is not None and "loss/train" not in trainer.callback_metrics:
+        # the averages, where weights are averaged
+        model.load_state_dict(load(checkpoint)["state_dict"])
         if data.val_size:
             trainer.validate(model, data, verbose=False)
     return dict(trainer.callback_metrics)
 
 
 def check_devices(accelerator: str, devices: int) -> None:
-    """Raise a UserError when this machine has no such device, or not so many (on the CPU, cores)."""
+    """Raise a UserError when this machine has no such device, or not so many.
+
+    On the CPU there may be as many processes as cores.
+    """
     on_gpu = accelerator != "cpu" and torch.accelerator.is_available()
     if accelerator == "gpu" and not on_gpu:
         raise UserError(
             "trainer.accelerator=gpu: torch finds no GPU here; give trainer=auto or trainer=cpu"
         )
-    most, what = (
-        (torch.accelerator.device_count(), "GPUs")
-        if on_gpu
-        else (os.cpu_count(), "processor cores")
-    )
+    if on_gpu:
+        most, what = torch.accelerator.device_count(), "GPUs"
+    else:
+        most, what = os.cpu_count() or 1, "processor cores"
     if devices > most:
         raise UserError(
             f"trainer.devices={devices}: must be at most {most}, the {what} of this machine"
@@ -158,7 +158,7 @@ def check_devices(accelerator: str, devices: int) -> None:
 
 
 def resolve_precision(trainer: DictConfig) -> str:
-    """Choose for "auto": bfloat16 autocast where the processor computes it natively, elsewhere float32."""
+    """Choose for "auto": bfloat16 autocast where the device computes it natively, else float32."""
     if trainer.precision != "auto":
         return trainer.precision
     if trainer.accelerator != "cpu" and torch.accelerator.is_available():

@@ -10,8 +10,9 @@ M_MMAP_MAX = -4
 def keep_freed_memory() -> None:
     """Let glibc keep freed blocks for the next step; with another C library nothing happens.
 
-    A training step takes and frees the same tens of megabytes each time. Handed back to the system in between,
-    each page costs a fault when it is touched again, which can take longer than the arithmetic.
+    A training step takes and frees the same tens of megabytes each time. Handed back to the system
+    in between, each page costs a fault when it is touched again, which can take longer than the
+    arithmetic.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")

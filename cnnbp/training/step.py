@@ -1,4 +1,4 @@
-"""One training step as one function, which looks at no value: called on a CPU, captured on a GPU."""
+"""One training step as one function, which looks at no value."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-from cnnbp.runs.run_record import LAST, PREVIOUS
+from cnnbp.runs.run_record import BEST, LAST, PREVIOUS
 from cnnbp.signals import REQUEUE, exit_at_once, on_stop
 
 log = logging.getLogger(__name__)
@@ -19,11 +19,12 @@ SAVE = 1  # what is asked for beside the numbers of signals
 
 
 class Checkpoints(Checkpoint):
-    """Saves `last.ckpt` after each epoch and every so many seconds; the one before it becomes `previous.ckpt`.
+    """Saves `last.ckpt` after each epoch and every so many seconds.
 
-    Where there is a validation split, `best.ckpt` is kept by its accuracy. A signal to stop ends the run after the
-    step it is in, and after a save, with exit status 143 (SIGTERM) or 130 (SIGINT); in a Slurm job SIGUSR1 also
-    puts the job back into the queue. A second signal ends it at once.
+    The checkpoint before it becomes `previous.ckpt`. Where there is a validation split, `best.ckpt`
+    is kept by its accuracy. A signal to stop ends the run after the step it is in, and after a
+    save, with exit status 143 (SIGTERM) or 130 (SIGINT); in a Slurm job SIGUSR1 also puts the job
+    back into the queue. A second signal ends the run at once.
 
     Args:
         every_n_seconds: how much training a kill or a power cut may cost.
@@ -37,10 +38,10 @@ class Checkpoints(Checkpoint):
     @property
     def newest(self) -> Path | None:
         """The last checkpoint, where there is one."""
-        return next(
-            (path for path in (self.directory / LAST, self.directory / PREVIOUS) if path.exists()),
-            None,
-        )
+        for path in (self.directory / LAST, self.directory / PREVIOUS):
+            if path.exists():
+                return path
+        return None
 
     def state_dict(self):
         return {"best_accuracy": self.best_accuracy}
@@ -49,10 +50,10 @@ class Checkpoints(Checkpoint):
         self.best_accuracy = state["best_accuracy"]
 
     def on_train_start(self, trainer, module):
-        # a run that goes on from the one before the last found the last one damaged, and must not keep that
-        self.keep = (
-            None if trainer.ckpt_path and Path(trainer.ckpt_path).name == PREVIOUS else PREVIOUS
-        )
+        # a run that goes on from the one before the last found the last one damaged, and must not
+        # keep that
+        is_last_damaged = trainer.ckpt_path and Path(trainer.ckpt_path).name == PREVIOUS
+        self.keep = None if is_last_damaged else PREVIOUS
         self.saved = time.monotonic()
         on_stop(self._on_signal)  # in the place of Lightning's handlers
 
@@ -61,7 +62,8 @@ class Checkpoints(Checkpoint):
         # after the last batch comes the evaluation, which a run continued from here would leave out
         if batches == trainer.num_training_batches or batches % module.accumulate:
             return
-        if asked := self._asked(trainer):
+        asked = self._asked(trainer)
+        if asked:
             self._save(trainer)
             self._stop(trainer, asked)
 
@@ -69,7 +71,7 @@ class Checkpoints(Checkpoint):
         accuracy = trainer.callback_metrics.get("accuracy/val")
         if accuracy is not None and accuracy > self.best_accuracy:
             self.best_accuracy = accuracy.item()
-            trainer.save_checkpoint(self.directory / "best.ckpt", weights_only=False)
+            trainer.save_checkpoint(self.directory / BEST, weights_only=False)
         self._save(trainer)
         self._stop(trainer, self._asked(trainer))
 
@@ -86,8 +88,9 @@ class Checkpoints(Checkpoint):
         self.signal = number
 
     def _asked(self, trainer) -> int:
-        """The signal that came, or SAVE when it is time, or 0; the same in all processes of the run."""
-        asked = self.signal or SAVE * (time.monotonic() - self.saved >= self.every_n_seconds)
+        """The signal that came, or SAVE when it is time, or 0; the same in all processes."""
+        is_time = time.monotonic() - self.saved >= self.every_n_seconds
+        asked = self.signal or (SAVE if is_time else 0)
         if trainer.world_size > 1:
             asked = torch.tensor(asked, device=trainer.strategy.root_device)
             asked = int(trainer.strategy.reduce(asked, reduce_op="max"))

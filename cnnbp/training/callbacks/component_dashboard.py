@@ -36,7 +36,7 @@ LAYOUT = {
 
 
 class Dashboard(Callback):
-    """Shows each component at the end of an epoch; it only reads, so that a run is the same without.
+    """Shows each component at the end of an epoch; a run without it is the same.
 
     By component (conv1.0 to conv5): `gradient`, the norm over all its parameters in the epoch's
     last step, after clipping; `update_ratio`, how far that step moved the convolution's weights, as

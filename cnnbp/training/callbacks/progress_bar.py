@@ -1,10 +1,10 @@
-"""What a person reads while it trains: a bar that moves in place, and the lines of the published log."""
+"""What a person reads while a network trains: a moving bar, and the lines of the published log."""
 
 import logging
 import sys
 import time
 
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, Trainer
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
@@ -13,23 +13,20 @@ REFRESH_SECONDS = 0.1
 
 
 class Progress(Callback):
-    """Shows a moving bar on a terminal; logs one bar line and one result line an epoch everywhere."""
+    """Shows a moving bar on a terminal; logs one bar line and one result line an epoch."""
 
     def on_train_start(self, trainer, module):
-        self.on_train_epoch_start(
-            trainer, module
-        )  # Lightning leaves it out where a run continues mid-epoch
+        # Lightning leaves this hook out where a run continues in the middle of an epoch
+        self.on_train_epoch_start(trainer, module)
 
     def on_train_epoch_start(self, trainer, module):
         self.start = self.shown = time.monotonic()
-        # where a launcher sends the log to a file alone, it shows itself how far its jobs are
-        told = any(
-            type(handler) is logging.StreamHandler for handler in logging.getLogger().handlers
-        )
-        hidden = not (told and trainer.is_global_zero and sys.stderr.isatty())
-        self.bar = tqdm(
-            total=trainer.num_training_batches, leave=False, disable=hidden, mininterval=0
-        )
+        # a launcher that sends the log to a file alone shows the progress of its jobs itself
+        handlers = logging.getLogger().handlers
+        logs_to_terminal = any(type(handler) is logging.StreamHandler for handler in handlers)
+        is_shown = logs_to_terminal and trainer.is_global_zero and sys.stderr.isatty()
+        total = trainer.num_training_batches
+        self.bar = tqdm(total=total, leave=False, disable=not is_shown, mininterval=0)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         now = time.monotonic()
@@ -41,33 +38,29 @@ class Progress(Callback):
         title = f"loss={outputs['loss'].item():.4f} batch_id={batch_idx}"
         if last:
             self.bar.close()
-            _tell(
-                trainer,
-                tqdm.format_meter(
-                    batch_idx + 1, trainer.num_training_batches, now - self.start, prefix=title
-                ),
-            )
+            total = trainer.num_training_batches
+            line = tqdm.format_meter(batch_idx + 1, total, now - self.start, prefix=title)
+            _log_once(trainer, line)
         else:
             self.bar.set_description_str(title, refresh=False)
             self.bar.update(batch_idx + 1 - self.bar.n)
 
     def on_validation_end(self, trainer, module):
         stage = trainer.datamodule.epoch_stage
-        _tell(trainer, _result_line(trainer, stage))
+        _log_once(trainer, _result_line(trainer, stage))
 
     def on_test_end(self, trainer, module):
         if trainer.datamodule.epoch_stage == "val":
-            _tell(trainer, _result_line(trainer, "test"))
+            _log_once(trainer, _result_line(trainer, "test"))
 
     def on_exception(self, trainer, module, exception):
         if hasattr(self, "bar"):
             self.bar.close()
 
 
-def _result_line(trainer, stage: str) -> str:
-    loss, accuracy = (
-        trainer.callback_metrics[f"{name}/{stage}"].item() for name in ("loss", "accuracy")
-    )
+def _result_line(trainer: Trainer, stage: str) -> str:
+    loss = trainer.callback_metrics[f"loss/{stage}"].item()
+    accuracy = trainer.callback_metrics[f"accuracy/{stage}"].item()
     batches = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
     data = trainer.datamodule
     seen = min(len(data.splits[stage][1]), sum(batches) * data.eval_batch_size)
@@ -75,11 +68,16 @@ def _result_line(trainer, stage: str) -> str:
 
 
 def result_line(stage: str, loss: float, accuracy: float, total: int) -> str:
-    """The published log's line, as in `Test set: Average loss: 0.0172, Accuracy: 9942/10000 (99.42%)`."""
+    """The line of the published log.
+
+    As in `Test set: Average loss: 0.0172, Accuracy: 9942/10000 (99.42%)`.
+    """
     name = {"val": "Validation", "test": "Test"}[stage]
-    return f"{name} set: Average loss: {loss:.4f}, Accuracy: {round(accuracy * total)}/{total} ({accuracy:.2%})"
+    correct = round(accuracy * total)
+    return f"{name} set: Average loss: {loss:.4f}, Accuracy: {correct}/{total} ({accuracy:.2%})"
 
 
-def _tell(trainer, line: str) -> None:
+def _log_once(trainer: Trainer, line: str) -> None:
+    """Log a line in the first process of a run."""
     if trainer.is_global_zero:
         log.info(line)

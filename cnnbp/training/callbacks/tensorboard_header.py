@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback
@@ -9,11 +10,12 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard._pytorch_graph import graph
 
-GRAPHS = {}  # traced once for all the jobs of a sweep that train the same network
+# traced once for all the jobs of a sweep that train the same network
+GRAPHS: dict[str, Any] = {}
 
 
 class Board(Callback):
-    """Writes the config and the graph at the start, and the hyperparameters with the final metrics at the end.
+    """Writes the config and the graph at the start, the hyperparameters and results at the end.
 
     Args:
         config_file: the whole config of the run, in YAML.
@@ -30,9 +32,8 @@ class Board(Callback):
         step = trainer.global_step
         start = Event(step=step + 1 if step else 0, session_log=SessionLog(status=SessionLog.START))
         for logger in _boards(trainer):
-            logger.experiment.file_writer.add_event(
-                start
-            )  # points from there on, of a killed process, are dropped
+            # TensorBoard drops the points from there on, which a killed process left
+            logger.experiment.file_writer.add_event(start)
             if step == 0:
                 # four blanks make it a code block in Markdown
                 lines = self.config_file.read_text().splitlines()
@@ -40,8 +41,11 @@ class Board(Callback):
                 _add_graph(logger, module.network, torch.zeros(1, 1, 28, 28, device=module.device))
 
     def on_test_start(self, trainer, module):
-        for logger in _boards(trainer) if trainer.is_global_zero else ():
-            # the test's points have a file of their own, which a run that was killed before its result replaces
+        if not trainer.is_global_zero:
+            return
+        for logger in _boards(trainer):
+            # the test's points have a file of their own, which a run that was killed before its
+            # result replaces
             for old in Path(logger.log_dir).glob("*.tfevents.*.test"):
                 old.unlink()
             logger.experiment.close()
@@ -57,7 +61,8 @@ class Board(Callback):
 
 
 def _add_graph(logger: TensorBoardLogger, network: torch.nn.Module, image: torch.Tensor) -> None:
-    if (text := str(network)) not in GRAPHS:
+    text = str(network)
+    if text not in GRAPHS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's own writer still traces
             GRAPHS[text] = graph(network, image)  # in evaluation mode
