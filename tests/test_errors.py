@@ -86,7 +86,7 @@ def test_a_checkpoint_of_another_optimizer_or_length_is_not_continued(train):
     )
     more = (*options, "name=more", "ckpt_path=outputs/run/checkpoints/last.ckpt")
     with pytest.raises(
-        SystemExit, match="trained with lr=0.01, not 0.5; give the optimizer it had"
+        SystemExit, match="trained with lr=0.01, not 0.5; resume with the optimizer"
     ):
         train(*more, "scheduler=one_cycle", "optimizer.lr=0.5")
     with pytest.raises(SystemExit, match="the checkpoint was trained with "):
@@ -96,7 +96,7 @@ def test_a_checkpoint_of_another_optimizer_or_length_is_not_continued(train):
     ):
         train(*more, "scheduler=one_cycle", "trainer.max_epochs=2")
     with pytest.raises(
-        SystemExit, match="trained with another schedule; give the scheduler= that it had"
+        SystemExit, match="trained with another schedule; resume with the scheduler"
     ):
         train(*more, "scheduler=none")
     with pytest.raises(

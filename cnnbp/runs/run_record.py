@@ -94,7 +94,7 @@ class RunRecord:
     @cached_property
     def values(self) -> dict[str, Any]:
         """The config as plain data, interpolations unresolved; many times faster than `config`."""
-        return _plain(self.path / CONFIG) or {}
+        return _mapping(self.path / CONFIG)
 
     @cached_property
     def overrides(self) -> list[str]:
@@ -113,7 +113,7 @@ class RunRecord:
 
     @cached_property
     def _hydra(self) -> dict[str, Any]:
-        return (_plain(self.path / HYDRA_CONFIG) or {}).get("hydra", {})
+        return _mapping(self.path / HYDRA_CONFIG).get("hydra", {})
 
     @cached_property
     def recipe(self) -> str:
@@ -166,7 +166,7 @@ def read_config(path: Path) -> DictConfig:
 
 def command_of(record: Path) -> str | None:
     """The command line in a record of Hydra's; None where there is none."""
-    hydra = (_plain(record) or {}).get("hydra")
+    hydra = _mapping(record).get("hydra")
     if not hydra:
         return None
     # a job of a sweep is repeated in its place by -m, too
@@ -240,6 +240,12 @@ def _targets(node: Any) -> Iterator[Any]:
     if isinstance(node, list):
         for value in node:
             yield from _targets(value)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """What a YAML file holds, where that is a mapping; else an empty one."""
+    content = _plain(path)
+    return content if isinstance(content, dict) else {}
 
 
 def _plain(path: Path) -> Any:

@@ -47,6 +47,8 @@ class TrainingStep:
         for group in optimizer.param_groups:
             self.parameters.extend(group["params"])
         device = self.parameters[0].device
+        # autocast knows no meta device, on which a step shows that it looks at no value
+        self.autocast_type = "cpu" if device.type == "meta" else device.type
         # what the metrics of an epoch are computed from: the loss times the images, correct images
         self.loss_sum = torch.zeros((), device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -67,7 +69,7 @@ class TrainingStep:
         """
         loss, logits = self.forward(images, labels)
         # the forward pass alone is in reduced precision
-        with torch.autocast(loss.device.type, enabled=False):
+        with torch.autocast(self.autocast_type, enabled=False):
             self.backward(loss, first)
             if last:
                 self.update()
@@ -77,7 +79,7 @@ class TrainingStep:
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss () and the logits (N, K), float32, of a batch of stored images."""
         # images are distorted in full precision
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(self.autocast_type, enabled=False):
             pixels = self.as_pixels(images)
             if self.augment:
                 pixels = self.augment(pixels)

@@ -83,8 +83,11 @@ def write_report(directory: str | Path, output: str | Path | None = None) -> Pat
 
 def _run_contents(run: RunRecord) -> dict[str, Any]:
     """What the page of a run shows; of an unfinished one as much as there is."""
+    config = run.config  # a damaged one raises before anything is drawn
     curves, network = _curves(run), _network(run)
-    figures = run.result or _figures_so_far(run, curves, network)
+    figures = run.result if run.error is None else None
+    if figures is None:
+        figures = _figures_so_far(config.seed, curves, network)
     shown = []
     for key, (name, form) in FIGURES.items():
         if key in figures:
@@ -105,11 +108,11 @@ def _run_contents(run: RunRecord) -> dict[str, Any]:
 
 
 def _figures_so_far(
-    run: RunRecord, curves: Mapping[str, Points], network: Mapping[str, Any]
+    seed: int, curves: Mapping[str, Points], network: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The figures of an unfinished run: those of its last checkpoint."""
     steps = [step for points in curves.values() for step, _ in points]
-    figures = {"steps": max(steps, default=0), "seed": run.config.seed}
+    figures = {"steps": max(steps, default=0), "seed": seed}
     return figures | network.get("result", {})
 
 

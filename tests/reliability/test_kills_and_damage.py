@@ -23,6 +23,7 @@ from launch import TRAIN
 from processes import differences, finish, outcome, start
 
 from cnnbp.data import datasets
+from cnnbp.data.idx_files import MNIST_FILES
 from cnnbp.errors import UserError
 from cnnbp.runs.checkpoint_file import CrashSafeCheckpointIO, load, newest
 
@@ -409,7 +410,7 @@ def test_a_malicious_file_is_refused_and_runs_nothing(tmp_path, trained, cnnbp, 
 
 
 def test_a_malicious_data_file_is_refused(tmp_path):
-    for name in datasets.MNIST_NAMES:
+    for name in MNIST_FILES:
         poisoned(tmp_path / name, "pickle", tmp_path / "was-run")
     with pytest.raises(UserError, match="not a whole IDX file"):
         datasets.torchvision_images("KMNIST", tmp_path)

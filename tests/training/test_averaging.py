@@ -103,9 +103,7 @@ def test_an_interrupted_run_ends_in_the_same_averages(steps, train, monkeypatch,
 
 
 def test_a_checkpoint_of_the_other_kind_is_refused(steps, train):
-    with pytest.raises(
-        SystemExit, match="trained with averaged weights; give the average= that it had"
-    ):
+    with pytest.raises(SystemExit, match="trained with averaged weights; resume with the average="):
         train(
             *SMALL[:-2],
             "name=more",

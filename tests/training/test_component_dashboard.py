@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 from torch.nn import functional as F
 
+from cnnbp.data.datamodule import DataModule
 from cnnbp.figures.evaluation_images import confusion_matrix, mistake_sheet
 from cnnbp.figures.network_images import feature_maps, filters
 from cnnbp.model.network import Network
@@ -116,7 +117,7 @@ def test_gradients_are_what_autograd_gives_for_the_last_step(run, name):
     network, (images, labels) = copy.deepcopy(spy.before), spy.batch
     with torch.random.fork_rng():
         torch.set_rng_state(spy.random)
-        loss = F.cross_entropy(network(images), labels)
+        loss = F.cross_entropy(network(DataModule().prepare(images)), labels)
     component, weight = (
         network.get_submodule(name),
         network.get_submodule(CONVOLUTIONS[name]).weight,
