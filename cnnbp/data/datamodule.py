@@ -110,10 +110,12 @@ class DataModule(LightningDataModule):
         self, batch: tuple[Tensor, Tensor], dataloader_idx: int
     ) -> tuple[Tensor, Tensor]:
         images, labels = batch
-        if getattr(self.trainer.lightning_module, "takes_stored_images", False):
+        trainer = self.trainer
+        assert trainer is not None  # which calls this
+        if getattr(trainer.lightning_module, "takes_stored_images", False):
             return images, labels
         pixels = self.as_pixels(images)
-        if self.augment and self.trainer.training:
+        if self.augment and trainer.training:
             pixels = self.augment(pixels)
         return self.normalise(pixels), labels
 

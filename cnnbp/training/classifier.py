@@ -78,7 +78,9 @@ class Classifier(LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.label_smoothing, self.by_hand = label_smoothing, backprop == "by_hand"
         # what Lightning leaves to a module that optimises by hand; `build` sets them
-        self.accumulate, self.clip, self.clip_by = 1, None, "norm"
+        self.accumulate = 1
+        self.clip: float | None = None
+        self.clip_by = "norm"
         self.graph: bool | str = "auto"
         # neither looks at the values, for which a GPU would have to be waited for; a NaN is kept
         loss = MeanMetric(nan_strategy="disable")
@@ -98,7 +100,7 @@ class Classifier(LightningModule):
 
     def on_train_start(self) -> None:
         """Make the step, once weights and optimizer are on the device."""
-        optimizer = self.optimizers(use_pl_optimizer=False)
+        (optimizer,) = self.trainer.optimizers
         data = self.trainer.datamodule
         options = {
             "augment": data.augment,

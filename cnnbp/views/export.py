@@ -94,14 +94,7 @@ def export(
             written, or the file does not compute what the run does; then nothing is left.
     """
     kind = FORMATS[format]
-    missing = [package for package in kind.packages if not find_spec(package)]
-    if missing:
-        raise UserError(
-            f"--format {format} needs {', '.join(missing)}; pip install 'cnnbp[export]'"
-        )
-    output = Path(output or Path(directory) / f"model{kind.suffix}")
-    if output.suffix != kind.suffix:
-        raise UserError(f"{output}: --format {format} writes *{kind.suffix} files; name it so")
+    output = _checked_output(kind, format, directory, output)
     config, data, model = restore(directory, checkpoint)
     if not os.access(output.parent, os.W_OK):
         raise UserError(
@@ -127,10 +120,24 @@ def export(
             )
         exported = Exported(output.name, checkpoint, len(images), difference)
         snippet = _snippet(kind, output.name, deployed)
-        card_file.write(
-            render_card(RunRecord(directory), model.network, data.dataset, snippet, exported)
-        )
+        run = RunRecord(directory)
+        card_file.write(render_card(run, model.network, data.dataset, snippet, exported))
     print(f"{output}: within {difference:.1e} of torch's logits on {len(images):,} test images")
+    return output
+
+
+def _checked_output(
+    kind: Format, format: str, directory: str | Path, output: str | Path | None
+) -> Path:
+    """Where the file goes; the packages for its format are installed."""
+    missing = [package for package in kind.packages if not find_spec(package)]
+    if missing:
+        raise UserError(
+            f"--format {format} needs {', '.join(missing)}; pip install 'cnnbp[export]'"
+        )
+    output = Path(output or Path(directory) / f"model{kind.suffix}")
+    if output.suffix != kind.suffix:
+        raise UserError(f"{output}: --format {format} writes *{kind.suffix} files; name it so")
     return output
 
 

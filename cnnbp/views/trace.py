@@ -5,7 +5,7 @@ and the gradients by hand and by autograd agree to rounding.
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -147,38 +147,52 @@ def trace_image(
     )
     trace = [start]
     for record in records:
-        module, layer = modules.get(record.name), layers.get(record.name)
         own = {}
         for key, gradient in gradients.items():
             if key.rpartition(".")[0] == record.name:
                 own[key] = gradient
-        gradient_here = record.gradient
-        assert gradient_here is not None  # backward has filled it in
-        differences = [_relative_difference(gradient_here, reference[record.name])]
-        for key, gradient in own.items():
-            differences.append(_relative_difference(gradient, reference[key]))
-        weight_gradient = update = None
-        if own and module is not None:
-            norm = own[f"{record.name}.weight"].norm()
-            weight_gradient = norm.item()
-            weight = module.get_parameter("weight")
-            update = (learning_rate * norm / weight.norm()).item()
-        trace.append(
-            TracedComponent(
-                name=record.name,
-                kind=record.kind,
-                title=_title(record.kind, module),
-                output=_without_batch(record.output),
-                gradient=_without_batch(gradient_here),
-                difference=max(differences),
-                parameters=layer.parameters if layer else 0,
-                field=layer.receptive_field if layer else trace[-1].field,
-                macs=layer.macs if layer else 0,
-                weight_gradient=weight_gradient,
-                update=update,
-            )
-        )
+        module, layer = modules.get(record.name), layers.get(record.name)
+        field = layer.receptive_field if layer else trace[-1].field
+        component = _traced(record, module, own, reference, learning_rate)
+        if layer:
+            component = replace(component, parameters=layer.parameters, macs=layer.macs)
+        trace.append(replace(component, field=field))
     return trace, label
+
+
+def _traced(
+    record: backprop.Record,
+    module: nn.Module | None,
+    gradients: dict[str, Tensor],
+    reference: dict[str, Tensor],
+    learning_rate: float,
+) -> TracedComponent:
+    """A component from its record, compared with autograd.
+
+    Args:
+        gradients: of its parameters.
+        reference: gradients by autograd.
+    """
+    gradient = record.gradient
+    assert gradient is not None  # backward has filled it in
+    differences = [_relative_difference(gradient, reference[record.name])]
+    for key, own in gradients.items():
+        differences.append(_relative_difference(own, reference[key]))
+    weight_gradient = update = None
+    if gradients and module is not None:
+        norm = gradients[f"{record.name}.weight"].norm()
+        weight_gradient = norm.item()
+        update = (learning_rate * norm / module.get_parameter("weight").norm()).item()
+    return TracedComponent(
+        name=record.name,
+        kind=record.kind,
+        title=_title(record.kind, module),
+        output=_without_batch(record.output),
+        gradient=_without_batch(gradient),
+        difference=max(differences),
+        weight_gradient=weight_gradient,
+        update=update,
+    )
 
 
 def _without_batch(values: Tensor) -> Tensor:

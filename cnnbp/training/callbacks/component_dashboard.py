@@ -104,7 +104,8 @@ class Dashboard(Callback):
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not self.before:  # not due, or stopped before the epoch's last step
             return
-        network, weights = module.network, convolution_weights(module.network)
+        network = module.get_submodule("network")
+        weights = convolution_weights(network)
         images, labels = _evaluated_images(trainer.datamodule, FIXED_IMAGES)
         maps = activations(network, images)
         scalars = step_scalars(network, self.before, self.gradients) | state_scalars(network, maps)
@@ -144,7 +145,7 @@ class Dashboard(Callback):
         if not self.embedding:
             return
         images, labels = _evaluated_images(trainer.datamodule, EMBEDDED_IMAGES)
-        maps = list(activations(module.network, images).values())
+        maps = list(activations(module.get_submodule("network"), images).values())
         if len(maps) < 2:
             return
         features = maps[-2].mean((2, 3))  # of the block before the classes

@@ -15,7 +15,7 @@ class Speed(Callback):
 
     def __init__(self) -> None:
         self.total = {"seconds": 0.0, "samples": 0}
-        self.learning_rate: float | None = None
+        self.learning_rate = 0.0
         self.epoch_samples, self.epoch_seconds = 0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
