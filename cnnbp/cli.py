@@ -41,6 +41,7 @@ CHECKPOINT = Argument(
 )
 OVERRIDES = Argument("overrides", nargs="*", help="as for train.py: dropout=none optimizer.lr=0.1")
 
+# the functions are named, not imported, so that `--help` is answered without PyTorch
 COMMANDS = {
     "train": Command(
         "cnnbp.train:run_from_command_line", "train a network; --help lists its options", ()
@@ -203,7 +204,8 @@ COMMANDS = {
 def main() -> int:
     """Run one command and return its exit status."""
     with errors_on_one_line():
-        if sys.argv[1:2] == ["train"]:  # Hydra reads the rest of the command line itself
+        # Hydra reads the rest of the command line itself
+        if sys.argv[1:2] == ["train"]:
             del sys.argv[1]
             from cnnbp.train import run_from_command_line
 

@@ -46,7 +46,8 @@ def remove_parts(directory: Path) -> None:
 
 def _flush_directory(directory: Path) -> None:
     """Put a new name on the disk too, without which it would not outlive a power cut."""
-    if os.name == "nt":  # Windows opens no directories
+    # Windows opens no directories
+    if os.name == "nt":
         return
     descriptor = os.open(directory, os.O_RDONLY)
     try:

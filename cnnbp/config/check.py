@@ -10,7 +10,8 @@ from cnnbp.errors import UserError
 
 SAFE_WRITER = "cnnbp.runs.checkpoint_file.CrashSafeCheckpointIO"
 NEEDED_PARTS = ("data", "model", "optimizer", "trainer")
-OPTIONAL_PARTS = ("augment", "scheduler")  # {} leaves them out
+# {} leaves them out
+OPTIONAL_PARTS = ("augment", "scheduler")
 GROUPS = ("dropout", "callbacks", "logger")
 # with these a run would not end where its schedule does, or not be evaluated after each epoch
 REFUSED_TRAINER_KEYS = (

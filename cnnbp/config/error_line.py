@@ -20,7 +20,8 @@ WANTS_TRACEBACKS = (
 @contextmanager
 def errors_on_one_line() -> Iterator[None]:
     """End the process with one line for a user's mistake; HYDRA_FULL_ERROR=1 keeps tracebacks."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # lets Hydra raise its errors instead of printing them
+    # lets Hydra raise its errors instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     threading.excepthook = _report_from_thread
     try:
         with exiting():

@@ -37,7 +37,8 @@ def is_wrong_group_choice(error: BaseException) -> bool:
 
 
 def _explain(error: BaseException) -> str:
-    if is_wrong_group_choice(error):  # Hydra does not say of which group
+    # Hydra does not say of which group
+    if is_wrong_group_choice(error):
         return (
             f"{error}; give a choice, as in optimizer=adam, logger=none or callbacks=none; "
             "--help lists them"
@@ -101,7 +102,8 @@ def _unknown_key(error: BaseException, cause: OmegaConfBaseException) -> str:
         if not str(key).startswith("_") and key != "hydra":
             keys.append(str(key))
     known = f"choose {', '.join(keys)}" if keys else "see python train.py --cfg job"
-    if "trainer" in keys:  # the top of the config
+    # the top of the config
+    if "trainer" in keys:
         known += ", or a group that --help lists"
     elif override:
         known += f"; a key that the class takes beside them is added as +{override[1]}"

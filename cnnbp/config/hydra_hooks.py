@@ -17,7 +17,8 @@ def file_name(text: str) -> str:
     name = text.replace("/", "_").encode()
     if len(name) <= LONGEST_NAME_BYTES:
         return name.decode()
-    start = name[:LONGEST_NAME_BYTES].decode(errors="ignore")  # a character may be cut in two
+    # a character may be cut in two
+    start = name[:LONGEST_NAME_BYTES].decode(errors="ignore")
     return f"{start}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

@@ -22,7 +22,8 @@ from typing_extensions import TypedDict
 
 from cnnbp.errors import UserError
 
-LONGEST_NAME_BYTES = 200  # of a directory; file systems allow 255
+# of a directory; file systems allow 255
+LONGEST_NAME_BYTES = 200
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

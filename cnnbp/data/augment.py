@@ -69,7 +69,8 @@ def warp(
         right, down: in pixels.
         field: from where, in pixels to the right and down of it, each pixel is taken, (N, S, S, 2).
     """
-    pixel = 2 / images.shape[-1]  # affine_grid works in units of half an image
+    # affine_grid works in units of half an image
+    pixel = 2 / images.shape[-1]
     cosine, sine, slope = angle.cos() / factor, angle.sin() / factor, shear.tan()
     rows = [
         cosine,
@@ -98,7 +99,8 @@ def distortion(images: Tensor, smoothness: float) -> Tensor:
     side = images.shape[-1]
     place = torch.arange(side, device=images.device)
     kernel = (-(place[:, None] - place).square() / (2 * smoothness**2)).exp()
-    kernel = kernel / kernel.norm(dim=1, keepdim=True)  # keeps the variance, at the edges too
+    # keeps the variance, at the edges too
+    kernel = kernel / kernel.norm(dim=1, keepdim=True)
     noise = torch.randn(2, len(images), side, side, device=images.device)
     return (kernel @ noise @ kernel.T).permute(1, 2, 3, 0)
 

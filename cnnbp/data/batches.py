@@ -40,7 +40,8 @@ class Batches:
         self.epoch = 0
         self.position = {"epoch": 0, "batch": 0}
         if seed is not None:
-            self.sampler = self  # where Lightning looks for set_epoch
+            # where Lightning looks for set_epoch
+            self.sampler = self
 
     def set_epoch(self, epoch: int) -> None:
         """Tell which epoch comes next."""
@@ -63,6 +64,7 @@ class Batches:
         order = self._order()
         for batch in range(first, len(self)):
             start = batch * self.size
+            # in turn, so that the shares of the processes differ by one image at most
             index = order[start : start + self.size][self.rank :: self.world_size]
             self.position = {"epoch": self.epoch, "batch": batch + 1}
             if self.seed is not None:

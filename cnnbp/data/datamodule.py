@@ -54,6 +54,7 @@ class DataModule(LightningDataModule):
         return "val" if self.val_size else "test"
 
     def setup(self, stage: str) -> None:
+        # Lightning asks before each stage, and commands ask by themselves
         if self.splits:
             return
         data = self.dataset.load(self.root)
@@ -81,6 +82,7 @@ class DataModule(LightningDataModule):
         rank, world_size = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
+        # a process without an image in the last batch would wait for the others for ever
         last = (len(self.splits[split][1]) - 1) % size + 1
         if last < world_size:
             key = "data.batch_size" if split == "train" else "data.eval_batch_size"
@@ -111,7 +113,8 @@ class DataModule(LightningDataModule):
     ) -> tuple[Tensor, Tensor]:
         images, labels = batch
         trainer = self.trainer
-        assert trainer is not None  # which calls this
+        # which calls this
+        assert trainer is not None
         if getattr(trainer.lightning_module, "takes_stored_images", False):
             return images, labels
         pixels = self.as_pixels(images)

@@ -17,7 +17,8 @@ from cnnbp.errors import UserError
 
 MNIST_ARCHIVE = Path(__file__).with_name("mnist.npz")
 MNIST_SHA256 = "c8ca71ad62d22263ab46d0b5a815db8a64618c94fa6e7bc9f48a2c68964b1f12"
-QMNIST_TEST_IMAGES = 10_000  # the first ones match MNIST's, image by image
+# the first ones match MNIST's, image by image
+QMNIST_TEST_IMAGES = 10_000
 
 DIGITS = tuple("0123456789")
 

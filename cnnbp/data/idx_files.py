@@ -95,13 +95,15 @@ def _find(files: tuple[str, ...], folders: tuple[Path, ...]) -> list[Path] | Non
 
 def _download(name: str, choice: str, files: tuple[str, ...], root: Path) -> list[Path]:
     """Download the files into `root/NAME/raw`, or wait for the process that does."""
-    from filelock import FileLock  # only here, where a download takes far longer than the import
+    # only here, where a download takes far longer than the import
+    from filelock import FileLock
 
     folder = root / name / "raw"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".download.lock"):
-            if not _find(files, (folder,)):  # another process may have been first
+            # another process may have been first
+            if not _find(files, (folder,)):
                 _fetch(name, files, root / f".{name}.partial", folder)
     except (OSError, RuntimeError, HTTPException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[-1]
@@ -114,12 +116,14 @@ def _download(name: str, choice: str, files: tuple[str, ...], root: Path) -> lis
 
 
 def _fetch(name: str, files: tuple[str, ...], partial: Path, folder: Path) -> None:
-    from torchvision import datasets  # slow to import
+    # slow to import
+    from torchvision import datasets
 
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_SECONDS)
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
+        # left by a killed process
+        shutil.rmtree(partial, ignore_errors=True)
         for train in (True, False):
             getattr(datasets, name)(partial, train=train, download=True)
         # each file appears whole or not at all, because torchvision trusts a file that exists

@@ -10,14 +10,17 @@ from torch import Tensor
 
 from cnnbp.errors import UserError
 
-FIELD, BOX = 28, 20  # sides of MNIST's pictures, and of the box that the ink fits
+# sides of MNIST's pictures, and of the box that the ink fits
+FIELD, BOX = 28, 20
 
-WORKING_SIZE = (
-    400  # a larger picture is averaged down: faster, less noise, and 20 x 20 is all that is wanted
-)
-FAINTEST = 16  # grey levels of 255 between paper and ink below which a picture counts as blank
-EDGE = 0.2  # share of the strongest ink from which a pixel counts for the bounding box
-DUST = 0.002  # share of the ink that may lie beyond each side of the bounding box
+# a larger picture is averaged down: faster, less noise, and 20 x 20 is all that is wanted
+WORKING_SIZE = 400
+# grey levels of 255 between paper and ink below which a picture counts as blank
+FAINTEST = 16
+# share of the strongest ink from which a pixel counts for the bounding box
+EDGE = 0.2
+# share of the ink that may lie beyond each side of the bounding box
+DUST = 0.002
 
 
 def load(path: str | Path) -> Tensor:
@@ -38,7 +41,8 @@ def load(path: str | Path) -> Tensor:
         ) from None
     except Image.UnidentifiedImageError:
         raise UserError(f"{path}: not a picture that can be read; use PNG or JPEG") from None
-    except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
+    except Exception as error:
+        # Pillow's decoders raise nearly anything on a damaged file
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason})") from None
     try:
@@ -63,32 +67,36 @@ def prepare(image: Image.Image) -> Tensor:
     size = [max(1, round(scale * length)) for length in (right - left, bottom - top)]
     fitted = Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC, (left, top, right, bottom))
     fitted = np.asarray(fitted).clip(0, 1)
-    fitted = fitted / fitted.max()  # thin strokes have grown faint
+    # thin strokes have grown faint
+    fitted = fitted / fitted.max()
     return torch.from_numpy((255 * _centred(fitted)).round().astype(np.uint8))
 
 
 def _grey(image: Image.Image) -> np.ndarray:
     """Grey levels 0..255, float32 (H, W), at most about WORKING_SIZE pixels wide and high."""
+    # cameras store how they were held, not turned pixels
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith(
-        "I;"
-    ):  # no fixed range: use the picture's own
-        grey = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
-        grey = ((grey - grey.min()) * (255 / max(np.ptp(grey), 1e-30))).astype(np.float32)
-    else:
-        try:
-            transparent = image.has_transparency_data
-            grey = (
-                _flattened(image.convert("RGBA"))
-                if transparent
-                else np.asarray(image.convert("L"), np.float32)
-            )
-        except ValueError:
-            raise UserError(
-                f"its colours ({image.mode}) cannot be turned into grey; save it as RGB"
-            ) from None
+    try:
+        if image.mode in ("I", "F") or image.mode.startswith("I;"):
+            grey = _stretched(image)
+        elif image.has_transparency_data:
+            grey = _flattened(image.convert("RGBA"))
+        else:
+            grey = np.asarray(image.convert("L"), np.float32)
+    except ValueError:
+        raise UserError(
+            f"its colours ({image.mode}) cannot be turned into grey; save it as RGB"
+        ) from None
     factor = -(-max(grey.shape) // WORKING_SIZE)
     return np.asarray(Image.fromarray(grey).reduce(factor))
+
+
+def _stretched(image: Image.Image) -> np.ndarray:
+    """Grey levels 0..255 of a picture whose mode has no fixed range: its own range is used."""
+    grey = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
+    # a picture of one level has no range to divide by
+    unit = 255 / max(np.ptp(grey), 1e-30)
+    return ((grey - grey.min()) * unit).astype(np.float32)
 
 
 def _flattened(image: Image.Image) -> np.ndarray:
@@ -99,9 +107,8 @@ def _flattened(image: Image.Image) -> np.ndarray:
     paper = 0 if opaque.mean() > 127 else 255
     left, top, right, bottom = image.getchannel("A").getbbox() or (0, 0, 1, 1)
     fills_its_box = alpha.sum() > 0.9 * (right - left) * (bottom - top)
-    if (
-        fills_its_box and np.ptp(opaque) > 64
-    ):  # no bare ink, but a sheet with the digit on it: go on with its colour
+    # no bare ink, but a sheet with the digit on it: its colour goes on where it ends
+    if fills_its_box and np.ptp(opaque) > 64:
         paper = np.median(opaque)
     return paper + (grey - paper) * alpha
 
@@ -110,9 +117,8 @@ def _ink(grey: np.ndarray) -> np.ndarray:
     """Ink in 0..1 on 0, float32 (H, W): what stands out from the paper and its noise."""
     paper, noise = _paper(grey)
     ink = grey - paper
-    ink = ink * np.sign(
-        np.sum(ink**3)
-    )  # dark ink or bright; the cube: little strong ink outweighs much faint shade
+    # dark ink or bright: in the sum of cubes little strong ink outweighs much faint shade
+    ink = ink * np.sign(np.sum(ink**3))
     ink = (ink - noise).clip(0)
     if ink.max() < FAINTEST:
         raise UserError("no digit found (the image is blank)")
@@ -129,9 +135,11 @@ def _paper(grey: np.ndarray) -> tuple[np.ndarray, float]:
     height, width = (np.linspace(-1, 1, length, dtype=np.float32) for length in grey.shape)
     terms = np.stack([np.ones_like(grey), *np.meshgrid(height, width, indexing="ij")], axis=-1)
     paper = np.full_like(grey, np.median(grey[border]))
-    for _ in range(3):  # without the outliers: ink may touch the border
+    # without the outliers: ink may touch the border
+    for _ in range(3):
         distance = np.abs(grey - paper)[border]
-        noise = 4.5 * np.median(distance)  # three standard deviations of normal noise
+        # three standard deviations of normal noise
+        noise = 4.5 * np.median(distance)
         near = distance <= noise
         paper = terms @ np.linalg.lstsq(terms[border][near], grey[border][near])[0]
     return paper, noise

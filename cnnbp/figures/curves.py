@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Points = Sequence[tuple[int, float]]  # step and value
+# step and value
+Points = Sequence[tuple[int, float]]
 
-LOWEST_ERROR = 1e-4  # one image of 10,000: no error at all has no logarithm
+# one image of 10,000: no error at all has no logarithm
+LOWEST_ERROR = 1e-4
 
 
 def draw_curves(axes: Any, kind: str, lines: Mapping[str, Points]) -> None:
@@ -35,6 +37,7 @@ def draw_curves(axes: Any, kind: str, lines: Mapping[str, Points]) -> None:
 def _to_height(accuracies: Any) -> Any:
     import numpy as np
 
+    # matplotlib asks for places outside the data too
     return -np.log10(np.maximum(1 - np.asarray(accuracies), LOWEST_ERROR))
 
 

@@ -14,7 +14,8 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from cnnbp.figures.network_images import to_gray
 
-CARD_PIXELS = 350  # width that TensorBoard shows as it is, so that letters stay sharp
+# width that TensorBoard shows as it is, so that letters stay sharp
+CARD_PIXELS = 350
 MISTAKES_SHOWN = 20
 MISTAKES_A_ROW = 5
 GREEN = (225, 240, 225)
@@ -45,6 +46,7 @@ def confusion_matrix(
     counts = confusion_counts(logits, labels)
     classes = len(counts)
     names = class_names or [str(label) for label in range(classes)]
+    # without the diagonal, which would drown the mistakes
     most = max(1, counts.clone().fill_diagonal_(0).max().item())
     side = CARD_PIXELS * scale
     cell = side // (classes + 1)
@@ -58,7 +60,8 @@ def confusion_matrix(
         pen.text(middle, text, "black", font, anchor="mm", align="center")
 
     write(0, 0, "true \\\npred.")
-    longest = max(2, 3 * cell // (2 * font_size))  # characters that fit into a cell
+    # characters that fit into a cell
+    longest = max(2, 3 * cell // (2 * font_size))
     for label, name in enumerate(names):
         write(label + 1, 0, name[:longest])
         write(0, label + 1, name[:longest])

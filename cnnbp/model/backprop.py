@@ -42,7 +42,8 @@ def conv2d(
     p, q = padding
     # channels last: the sums then read memory in whole runs
     padded = F.pad(x, (q, q, p, p)).contiguous(memory_format=torch.channels_last)
-    windows = padded.unfold(2, rows, s).unfold(3, columns, t)  # (N, C, I, J, A, B), a view
+    # (N, C, I, J, A, B), a view
+    windows = padded.unfold(2, rows, s).unfold(3, columns, t)
     y = einsum("ncijab,ocab->noij", windows, weight) + _per_channel(bias)
 
     def backward(dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:

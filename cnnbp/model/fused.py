@@ -29,10 +29,14 @@ FLAGS = [
     "-shared",
     "-fPIC",
 ]
-DTYPES = {torch.float32: [], torch.bfloat16: ["-DBFLOAT16"]}  # and the flags that each adds
-MAX_CHANNELS = 512  # as in the source
-CHUNKS = 64  # as in the source
-BIT_VALUES = 2**32  # of the bits that decide whether an element is dropped
+# and the flags that each adds
+DTYPES = {torch.float32: [], torch.bfloat16: ["-DBFLOAT16"]}
+# as in the source
+MAX_CHANNELS = 512
+# as in the source
+CHUNKS = 64
+# of the bits that decide whether an element is dropped
+BIT_VALUES = 2**32
 
 LAYERS = [nn.ReLU, nn.BatchNorm2d]
 LAYERS_WITH_DROPOUT = [*LAYERS, Dropout]
@@ -110,7 +114,8 @@ def _input_fits(x: Tensor) -> bool:
         and x.dtype in DTYPES
         and x.dim() == 4
         and 0 < x.shape[1] <= MAX_CHANNELS
-        and x.numel() > x.shape[1]  # PyTorch refuses one value for each channel
+        # PyTorch refuses one value for each channel
+        and x.numel() > x.shape[1]
         and x.is_contiguous(memory_format=torch.channels_last)
     )
 

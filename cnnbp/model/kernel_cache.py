@@ -18,8 +18,10 @@ import torch
 from cnnbp.errors import UserError
 from cnnbp.files import replacing
 
-COMPILE_SECONDS = 300  # after which the compiler is taken to hang
-ONE_BUILDER = threading.Lock()  # threads of a process would write the same temporary file
+# after which the compiler is taken to hang
+COMPILE_SECONDS = 300
+# threads of a process would write the same temporary file
+ONE_BUILDER = threading.Lock()
 
 
 class BuildError(Exception):
@@ -87,7 +89,8 @@ def _keep(built: Path, directory: Path) -> Path:
     kept = directory / f"{built.stem}-{_checksum(content)}.so"
     try:
         with replacing(kept, "wb") as file:
-            os.chmod(file.name, 0o700)  # also where new files are writable for a group
+            # also where new files are writable for a group
+            os.chmod(file.name, 0o700)
             file.write(content)
     except UserError:  # a full disk
         return built
@@ -125,7 +128,8 @@ def _cache_directory() -> Path | None:
 
 def _is_private(path: Path) -> bool:
     """Whether this user and root alone may change `path` and the directories that lead to it."""
-    if not hasattr(os, "getuid"):  # Windows: access lists say so, and a profile's are private
+    # Windows: access lists say so, and a profile's are private
+    if not hasattr(os, "getuid"):
         return True
     path = path.resolve()
     for place in (path, *path.parents):

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 MEBIBYTE = 2**20
-VALUE_BYTES = 4  # of float32
+# of float32
+VALUE_BYTES = 4
 
 HEADS = ("Layer (type)", "Output Shape", "Param #")
-WIDTHS = (20, 26, 15)  # of the columns, each after a blank but the first
+# of the columns, each after a blank but the first
+WIDTHS = (20, 26, 15)
 WIDE_HEADS = (*HEADS, "Field", "Jump", "MACs")
 WIDE_WIDTHS = (*WIDTHS, 8, 8, 15)
 # of the rules above and below, as torchsummary draws them

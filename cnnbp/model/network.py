@@ -21,7 +21,8 @@ ACTIVATIONS = {
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
 }
-GROUPS = 4  # of group normalisation
+# of group normalisation
+GROUPS = 4
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

@@ -25,7 +25,8 @@ class CrashSafeCheckpointIO(CheckpointIO):
     ) -> None:
         """Save; `storage_options` is where the file that was there is kept."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()  # torch's writer hides the reason when a disk is full
+        # torch's writer hides the reason when a disk is full
+        buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         with replacing(path, "wb", keep=storage_options) as file:
             file.write(buffer.getbuffer())

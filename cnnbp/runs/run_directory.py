@@ -81,6 +81,7 @@ class RunDirectory:
         self._settle_overwrite()
         self.path.mkdir(parents=True, exist_ok=True)
         self._is_new = not os.listdir(self.path)
+        # the lock is held, so that no living process writes here
         for directory in (self.path, self.path / CHECKPOINTS, self.path / HYDRA):
             remove_parts(directory)
         if self.config.overwrite:

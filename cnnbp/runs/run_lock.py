@@ -48,7 +48,8 @@ class RunLock:
         self._lock.release()
 
     def _read_holder(self) -> str:
-        for _ in range(20):  # the holder may be about to write who it is
+        # the holder may be about to write who it is
+        for _ in range(20):
             if self._holder.exists() and (holder := self._holder.read_text()):
                 return holder
             time.sleep(0.05)

@@ -15,8 +15,10 @@ from cnnbp.errors import UserError
 from cnnbp.runs.run_record import CONFIG, ERROR, RunRecord
 
 REFRESH_SECONDS = 1
-MOST_SHOWN = 16  # running jobs with a line of their own
-MULTIRUN = "multirun.yaml"  # written by the sweep when it starts
+# running jobs with a line of their own
+MOST_SHOWN = 16
+# written by the sweep when it starts
+MULTIRUN = "multirun.yaml"
 
 
 class JobStates(NamedTuple):

@@ -72,13 +72,15 @@ def _with_runs(directories: Sequence[Path]) -> list[Path]:
 
 def _print_finished(finished: list[Row], groups: list[Row], group: bool, format: str) -> None:
     write = WRITERS[format]
-    if not finished and format != "csv":  # another program reads the header of a CSV file
+    # another program reads the header of a CSV file
+    if not finished and format != "csv":
         return
     if group:
         print(write(groups, SEED_COLUMNS))
         return
     print(write(finished, COLUMNS))
-    if format != "csv":  # of one table a file
+    # of one table a file
+    if format != "csv":
         print(f"\nover seeds\n{write(groups, SEED_COLUMNS)}")
 
 

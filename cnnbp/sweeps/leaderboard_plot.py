@@ -71,5 +71,6 @@ def _labels(rows: Sequence[Row]) -> list[str]:
         text = " ".join(part for part in own if part not in shared) or row["overrides"]
         rank = row.get("rank", len(rows) - place)
         label = f"{rank}. {text}"[:LONGEST_LABEL]
-        labels.append(label.replace("$", r"\$"))  # matplotlib would set it as mathematics
+        # matplotlib would set it as mathematics
+        labels.append(label.replace("$", r"\$"))
     return labels

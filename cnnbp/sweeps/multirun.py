@@ -11,7 +11,8 @@ from cnnbp.runs.run_directory import refuse_another_kind, refuse_several_process
 from cnnbp.runs.run_record import OVERRIDES, RESULT, RunRecord
 from cnnbp.sweeps.ranking import override_key
 
-Job = list[str]  # its overrides
+# its overrides
+Job = list[str]
 
 
 def check_jobs(
@@ -65,6 +66,7 @@ def missing_jobs(
     for result in directory.glob(f"*/{RESULT}"):
         run = RunRecord(result.parent)
         record = run.path / OVERRIDES
+        # composing the config of a job, to compare it, would take longer than all else here
         is_current = record.exists() and record.stat().st_mtime > changed
         if is_current and run.error is None:
             finished.add(_lasting(run.overrides, passing_keys))

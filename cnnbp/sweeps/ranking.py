@@ -36,6 +36,7 @@ def rank_runs(*directories: Path, metric: str | None = None) -> list[Row]:
     seen = set()
     for directory in directories:
         for run in RunRecord.below(directory):
+            # directories may be named twice, or one below another
             if run.path.resolve() in seen:
                 continue
             seen.add(run.path.resolve())
@@ -145,7 +146,8 @@ def student_quantile(degrees_of_freedom: int, coverage: float = 0.95) -> float:
     this too, but where it is installed torchmetrics imports it and every training starts a second
     later.
     """
-    import mpmath  # torch brings it; it is needed here alone
+    # torch brings it; it is needed here alone
+    import mpmath
 
     def tails(t: Any) -> Any:
         x = degrees_of_freedom / (degrees_of_freedom + t * t)

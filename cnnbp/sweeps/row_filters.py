@@ -49,7 +49,8 @@ def _parse(condition: str) -> tuple[str, str, Any]:
 
 def _read_value(text: str) -> Any:
     try:
-        return float(text)  # YAML takes 1e-3 for a text
+        # YAML takes 1e-3 for a text
+        return float(text)
     except ValueError:
         pass
     try:

@@ -35,7 +35,8 @@ warnings.filterwarnings("ignore", message="The reported value is ignored")
 # Optuna prints tracebacks of mistakes that the command answers in one line
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 
-MOST_RETRIES = 3  # of a trial whose process died: it may be the trial that kills it
+# of a trial whose process died: it may be the trial that kills it
+MOST_RETRIES = 3
 # errors of one trial, which do not end the search; the latter for example with too little memory
 TRIAL_ERRORS = (Diverged, RuntimeError)
 
@@ -73,7 +74,8 @@ def search(overrides: Sequence[str]) -> None:
         print_report(study, fixed, directory)
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError, ImportError) as error:
         with suppress(OSError):
-            directory.rmdir()  # where nothing is in it
+            # where nothing is in it
+            directory.rmdir()
         reason = str(error.__cause__ or error).splitlines()[0]
         storage = hide_password(settings.storage)
         raise UserError(f"{storage}: {reason}; what is stored in the study stays") from None

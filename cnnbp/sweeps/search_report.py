@@ -41,7 +41,8 @@ def print_report(study: optuna.Study, fixed: list[str], directory: Path) -> None
     _print_best(complete[:BEST_SHOWN])
     command = ["python", "train.py", *fixed, *as_overrides(complete[0].params)]
     print(f"\nthe best: {shlex.join(command)}")
-    if len({trial.value for trial in complete}) > 1:  # importances need differences
+    # importances need differences
+    if len({trial.value for trial in complete}) > 1:
         print("\nimportance for the validation accuracy")
         for key, share in optuna.importance.get_param_importances(study).items():
             print(f"{share:6.1%}  {key}")

@@ -124,7 +124,8 @@ class CapturedStep(DeviceStep):
             _repair_generator(images.device)
             self.cuda.manual_seed(seed)
             return False
-        self.cuda.manual_seed(seed)  # which the capture has moved on
+        # which the capture has moved on
+        self.cuda.manual_seed(seed)
         gradients = [parameter.grad for parameter in self.step.parameters]
         self.graphs[kind] = Graph(graph, *inputs, loss, gradients)
         return True

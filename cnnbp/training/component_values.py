@@ -82,6 +82,7 @@ def activations(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
         def keep(module: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
             maps[name] = output.cpu()
 
+        # what follows the activation in a block would hide which channels are dead
         watched = getattr(component, "activation", component)
         hooks.append(watched.register_forward_hook(keep))
     try:

@@ -75,6 +75,7 @@ def check_schedule(checkpoint: Mapping[str, Any], own: list[Mapping[str, Any]], 
     saved = checkpoint["lr_schedulers"]
     for schedule in saved:
         length = schedule.get("total_steps", schedule.get("T_max"))
+        # a schedule that is laid out over steps would end too early, or never
         if length not in (None, steps):
             raise UserError(
                 f"the checkpoint's schedule is for {length} steps in all, not {steps}; "

@@ -20,9 +20,11 @@ from cnnbp.training.classifier import Classifier
 from cnnbp.training.restore import restore
 from cnnbp.views.inference import compute_logits, test_logits
 
-SHIFTS = tuple(product((0, -1, 1), repeat=2))  # down and right, in pixels
+# down and right, in pixels
+SHIFTS = tuple(product((0, -1, 1), repeat=2))
 PLOT_SCALE = 2
-PLOT_MARGIN = 20  # pixels
+# pixels
+PLOT_MARGIN = 20
 
 
 def evaluate(
@@ -65,6 +67,7 @@ def average_over_shifts(config: DictConfig, data: DataModule, model: Classifier)
     Zeros are moved in at the border.
     """
     images, _ = data.splits["test"]
+    # zeros are paper, also at the border
     side, padded = images.shape[-1], F.pad(images, (1, 1, 1, 1))
     total = torch.zeros(())
     for down, right in tqdm(SHIFTS, desc="shifts", leave=False, disable=None):

@@ -17,7 +17,8 @@ from cnnbp.views.trace_film import animate_trace
 from cnnbp.views.trace_picture import draw_trace
 from cnnbp.views.trace_table import trace_table
 
-DEFAULT_IMAGE = 7  # of the test set
+# of the test set
+DEFAULT_IMAGE = 7
 
 
 def explain(

@@ -18,8 +18,10 @@ from cnnbp.runs.run_record import RunRecord
 from cnnbp.training.restore import restore
 from cnnbp.views.model_card import Exported, render_card
 
-LARGEST_DIFFERENCE = 1e-4  # of a logit
-BATCH_SIZES = (1, 7, 1000)  # that are compared; none is the one that is traced
+# of a logit
+LARGEST_DIFFERENCE = 1e-4
+# that are compared; none is the one that is traced
+BATCH_SIZES = (1, 7, 1000)
 TRACED_BATCH_SIZE = 2
 OPSET = 20
 
@@ -49,7 +51,8 @@ images = torch.zeros(3, {channels}, {size}, {size}, dtype=torch.uint8)  # raw pi
 logits = network((images / 255 - float(facts["mean"])) / float(facts["std"]))  # (3, {classes})"""
 
 
-Program = Callable[[Tensor], Tensor]  # images (N, C, H, W), uint8, to logits (N, K)
+# images (N, C, H, W), uint8, to logits (N, K)
+Program = Callable[[Tensor], Tensor]
 
 
 class Deployed(nn.Module):
@@ -106,6 +109,7 @@ def export(
         images = images[:, None]
     with torch.no_grad():
         expected = model(data.prepare(images))
+    # other programs know no channels-last
     deployed = Deployed(model.network.to(memory_format=torch.contiguous_format), data)
     options = OmegaConf.to_container(config.model, resolve=True)["network"]
     del options["_target_"]
@@ -113,7 +117,8 @@ def export(
     with replacing(output, "wb") as file, replacing(card) as card_file:
         program = kind.write(deployed, options, file)
         difference = largest_difference(program, images, expected)
-        if not difference <= LARGEST_DIFFERENCE:  # also where it is NaN
+        # also where it is NaN
+        if not difference <= LARGEST_DIFFERENCE:
             raise UserError(
                 f"{output}: not written, it differs from torch by {difference:.1e}; "
                 "give another --format"
@@ -160,7 +165,8 @@ def largest_difference(program: Program, images: Tensor, expected: Tensor) -> fl
     differences = []
     for size in BATCH_SIZES:
         differences.append((program(images[:size]) - expected[:size]).abs().max())
-    return torch.stack(differences).max().item()  # torch's maximum keeps a NaN
+    # torch's maximum keeps a NaN
+    return torch.stack(differences).max().item()
 
 
 def write_torch(deployed: Deployed, options: dict[str, Any], file: IO[bytes]) -> Program:
@@ -185,7 +191,8 @@ def write_onnx(deployed: Deployed, options: dict[str, Any], file: IO[bytes]) -> 
         output_names=["logits"],
         dynamic_shapes=_any_batch_size(),
     )
-    assert program is not None  # as it would be without dynamo
+    # as it would be without dynamo
+    assert program is not None
     file.write(program.model_proto.SerializeToString())
     file.flush()
     session = onnxruntime.InferenceSession(file.name)
@@ -207,7 +214,8 @@ def _traced(deployed: Deployed) -> torch.export.ExportedProgram:
     images = torch.zeros(TRACED_BATCH_SIZE, dataset.channels, side, side, dtype=torch.uint8)
     program = torch.export.export(deployed, (images,), dynamic_shapes=_any_batch_size())
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # names folders of this machine
+        # names folders of this machine
+        node.meta.pop("stack_trace", None)
     return program
 
 

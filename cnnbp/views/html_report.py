@@ -33,7 +33,8 @@ from cnnbp.views.trace import trace_image
 from cnnbp.views.trace_picture import draw_trace
 from cnnbp.views.trace_table import trace_table
 
-TRACED_IMAGE = 7  # of the test set
+# of the test set
+TRACED_IMAGE = 7
 PICTURE_SCALE = 2
 STAGES = {"train": "training", "val": "validation", "test": "test"}
 # what result.json holds: what it is called, and how it is written
@@ -83,7 +84,8 @@ def write_report(directory: str | Path, output: str | Path | None = None) -> Pat
 
 def _run_contents(run: RunRecord) -> dict[str, Any]:
     """What the page of a run shows; of an unfinished one as much as there is."""
-    config = run.config  # a damaged one raises before anything is drawn
+    # a damaged one raises before anything is drawn
+    config = run.config
     curves, network = _curves(run), _network(run)
     figures = run.result if run.error is None else None
     if figures is None:
@@ -153,7 +155,8 @@ def _sweep_contents(directory: Path, output: Path) -> dict[str, Any]:
 
 def _sweep_figures(rows: list[Row], finished: list[Row]) -> list[tuple[str, str]]:
     figures = [("runs finished", f"{len(finished)} of {len(rows)}")]
-    for key in ("val_accuracy", "accuracy"):  # a search never reads the test set
+    # a search never reads the test set
+    for key in ("val_accuracy", "accuracy"):
         accuracies = [row[key] for row in finished if key in row]
         name = FIGURES[key][0]
         if accuracies:

@@ -44,6 +44,7 @@ def test_logits(config: DictConfig, data: DataModule, model: Classifier) -> tupl
 
 def _device(config: DictConfig) -> torch.device:
     """Where the run was trained, if this machine has such a device."""
+    # the run may have been trained on another machine
     if config.trainer.accelerator == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda")

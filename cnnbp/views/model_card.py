@@ -13,7 +13,8 @@ from cnnbp.data.datasets import DataSet
 from cnnbp.runs.run_record import RunRecord
 
 TEMPLATE = "model_card.md.j2"
-SPLITS = {"accuracy": "test", "val_accuracy": "validation"}  # a search reads no test set
+# a search reads no test set
+SPLITS = {"accuracy": "test", "val_accuracy": "validation"}
 
 
 class Exported(NamedTuple):
@@ -41,7 +42,8 @@ def render_card(
     )
     overrides = []
     for override in run.overrides:
-        if not override.startswith("name="):  # another run has another name
+        # another run has another name
+        if not override.startswith("name="):
             overrides.append(override)
     return environment.get_template(TEMPLATE).render(
         **exported._asdict(),
@@ -112,6 +114,7 @@ def _accuracies_by_seed(run: RunRecord) -> dict[int, float]:
         other = RunRecord(folder)
         if other.exists and other.recipe == run.recipe:
             _add_accuracy(accuracies, other)
+    # last, so that it replaces that of another run with its seed
     _add_accuracy(accuracies, run)
     return accuracies
 

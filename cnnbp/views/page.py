@@ -51,12 +51,18 @@ SCRIPTS = (
     "weights",
     "app",
 )
-LARGEST = 700_000  # bytes of the page; of a longer history the epochs that fit
-TRAINING, HELD_OUT = 1000, 200  # images to train and to evaluate with in the page
-HARDEST, RANDOM = 10, 20  # test images to choose from, beside one of each class
-COLUMNS = 40  # of a sprite
-SIDE = 28  # of an image, in pixels
-SEED = 1  # of the choice of images
+# bytes of the page; of a longer history the epochs that fit
+LARGEST = 700_000
+# images to train and to evaluate with in the page
+TRAINING, HELD_OUT = 1000, 200
+# test images to choose from, beside one of each class
+HARDEST, RANDOM = 10, 20
+# of a sprite
+COLUMNS = 40
+# of an image, in pixels
+SIDE = 28
+# of the choice of images
+SEED = 1
 
 # what a component's equations need of its module
 OPTIONS = {

@@ -128,6 +128,7 @@ def trace_image(
     Returns:
         The components, the image first and the loss last, and the label.
     """
+    # a copy, because the caller's network keeps its precision and its mode
     network = copy.deepcopy(network).cpu().double().eval().requires_grad_()
     if label is None:
         label = int(network(image).argmax())
@@ -174,7 +175,8 @@ def _traced(
         reference: gradients by autograd.
     """
     gradient = record.gradient
-    assert gradient is not None  # backward has filled it in
+    # backward has filled it in
+    assert gradient is not None
     differences = [_relative_difference(gradient, reference[record.name])]
     for key, own in gradients.items():
         differences.append(_relative_difference(own, reference[key]))
@@ -196,7 +198,8 @@ def _traced(
 
 
 def _without_batch(values: Tensor) -> Tensor:
-    return values[0] if values.ndim else values  # the loss has no batch
+    # the loss has no batch
+    return values[0] if values.ndim else values
 
 
 def _gradients_by_autograd(network: nn.Module, image: Tensor, labels: Tensor) -> dict[str, Tensor]:

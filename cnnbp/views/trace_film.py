@@ -12,7 +12,8 @@ from cnnbp.files import replacing
 from cnnbp.views.trace import Trace, TracedComponent, describe
 from cnnbp.views.trace_picture import DPI, HEIGHT, WIDTH, TracePicture
 
-SIZE_FACTOR = 2 / 3  # of the picture's size
+# of the picture's size
+SIZE_FACTOR = 2 / 3
 FRAME_MILLISECONDS = 1200
 LAST_FRAME_MILLISECONDS = 6000
 

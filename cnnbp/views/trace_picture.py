@@ -9,13 +9,18 @@ import numpy as np
 from cnnbp.figures.figure_file import figure
 from cnnbp.views.trace import Trace, TracedComponent
 
-WIDTH, HEIGHT, DPI = 1920, 1080, 120  # of the picture; all lengths below are in its pixels
-MARGIN = 40  # left and right of all
-SIDE = 368  # height of a panel
+# of the picture; all lengths below are in its pixels
+WIDTH, HEIGHT, DPI = 1920, 1080, 120
+# left and right of all
+MARGIN = 40
+# height of a panel
+SIDE = 368
 IMAGE_WIDTH = 224
-MAPS_WIDTH = 800  # of all blocks between the image and the last convolution
+# of all blocks between the image and the last convolution
+MAPS_WIDTH = 800
 BARS_WIDTH = 190
-TOPS = {"forward": 206, "backward": 646}  # upper edges of the panels
+# upper edges of the panels
+TOPS = {"forward": 206, "backward": 646}
 COLOURS = {"forward": "viridis", "backward": "RdBu_r"}
 # extremes would leave all other values pale
 QUANTILES = (0.005, 0.995)
@@ -138,9 +143,11 @@ class TracePicture:
         low, high = np.quantile(values, QUANTILES)
         notes = [f"{low:.2g} … {high:.2g}"]
         if direction == "backward":
-            low, high = np.quantile([values, -values], QUANTILES)  # even round 0
+            # even round 0
+            low, high = np.quantile([values, -values], QUANTILES)
             notes = [f"± {high:.0e}", f"norm {np.linalg.norm(values):.1e}"]
-        if low >= high:  # all values are alike
+        # all values are alike
+        if low >= high:
             low, high = low - 1, high + 1
         sheet = self.axes.imshow(
             arrange_maps(values, columns),

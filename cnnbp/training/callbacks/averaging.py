@@ -27,7 +27,8 @@ class Average(WeightAveraging):
             share = min(self.decay, (1 + steps) / (10 + steps))
             torch._foreach_lerp_(averages, values, 1 - share)
         else:
-            torch._foreach_copy_(averages, values)  # BatchNorm's count of batches
+            # BatchNorm's count of batches
+            torch._foreach_copy_(averages, values)
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         # Lightning made the average before the model was moved to its device

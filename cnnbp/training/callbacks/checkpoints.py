@@ -15,7 +15,8 @@ from cnnbp.signals import REQUEUE, exit_at_once, on_stop
 
 log = logging.getLogger(__name__)
 
-SAVE = 1  # what is asked for beside the numbers of signals
+# what is asked for beside the numbers of signals
+SAVE = 1
 
 
 class Checkpoints(Checkpoint):
@@ -55,7 +56,8 @@ class Checkpoints(Checkpoint):
         is_last_damaged = trainer.ckpt_path and Path(trainer.ckpt_path).name == PREVIOUS
         self.keep = None if is_last_damaged else PREVIOUS
         self.saved = time.monotonic()
-        on_stop(self._on_signal)  # in the place of Lightning's handlers
+        # in the place of Lightning's handlers
+        on_stop(self._on_signal)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         batches = batch_idx + 1
@@ -80,7 +82,8 @@ class Checkpoints(Checkpoint):
         self._stop(trainer, self.signal)
 
     def on_test_start(self, trainer, module):
-        on_stop(exit_at_once)  # there is nothing to save
+        # there is nothing to save
+        on_stop(exit_at_once)
 
     def _on_signal(self, number, frame):
         if self.signal:
@@ -98,7 +101,8 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer) -> None:
         for logger in trainer.loggers:
-            logger.save()  # no point may be missing that lies before the checkpoint
+            # no point may be missing that lies before the checkpoint
+            logger.save()
         keep = self.keep and self.directory / self.keep
         trainer.save_checkpoint(self.directory / LAST, weights_only=False, storage_options=keep)
         self.keep, self.saved = PREVIOUS, time.monotonic()

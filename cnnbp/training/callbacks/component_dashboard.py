@@ -21,7 +21,8 @@ from cnnbp.training.component_values import (
     step_scalars,
 )
 
-FIXED_IMAGES = 100  # the first of the split that is evaluated after each epoch
+# the first of the split that is evaluated after each epoch
+FIXED_IMAGES = 100
 EMBEDDED_IMAGES = 1000
 
 
@@ -102,7 +103,8 @@ class Dashboard(Callback):
             self.evaluated.append((outputs, labels, images))
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if not self.before:  # not due, or stopped before the epoch's last step
+        # not due, or stopped before the epoch's last step
+        if not self.before:
             return
         network = module.get_submodule("network")
         weights = convolution_weights(network)
@@ -114,7 +116,8 @@ class Dashboard(Callback):
         pictures = {}
         for name, activation in maps.items():
             pictures[f"features/{name}"] = feature_maps(images[first].cpu(), activation[first])
-        for name in list(weights)[:1]:  # the others do not read the image
+        # the others do not read the image
+        for name in list(weights)[:1]:
             pictures[f"features/{name}_filters"] = filters(weights[name])
         histograms = {f"weight/{name}": weight for name, weight in weights.items()}
         for name, gradient in convolution_weights(network, self.gradients).items():
@@ -148,7 +151,8 @@ class Dashboard(Callback):
         maps = list(activations(module.get_submodule("network"), images).values())
         if len(maps) < 2:
             return
-        features = maps[-2].mean((2, 3))  # of the block before the classes
+        # of the block before the classes
+        features = maps[-2].mean((2, 3))
         for board in _boards(trainer):
             board.add_embedding(
                 features, labels.tolist(), to_gray(images), trainer.global_step, tag="features"
@@ -179,7 +183,8 @@ def _write(
         board.add_scalar(name, value, step)
     for name, values in histograms.items():
         finite = values[values.isfinite()]
-        if len(finite):  # else training has diverged, which another callback reports
+        # else training has diverged, which another callback reports
+        if len(finite):
             board.add_histogram(name, finite, step)
     for name, picture in pictures.items():
         board.file_writer.add_summary(_image_summary(name, picture), step)

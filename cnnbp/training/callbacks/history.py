@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from cnnbp.errors import UserError
 from cnnbp.files import remove_parts, replacing
 
-FOLDER = "history"  # below the run directory
+# below the run directory
+FOLDER = "history"
 
 
 class History(Callback):

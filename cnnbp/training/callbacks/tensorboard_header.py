@@ -64,8 +64,10 @@ def _add_graph(logger: TensorBoardLogger, network: torch.nn.Module, image: torch
     text = str(network)
     if text not in GRAPHS:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's own writer still traces
-            GRAPHS[text] = graph(network, image)  # in evaluation mode
+            # torch's own writer still traces
+            warnings.simplefilter("ignore", FutureWarning)
+            # in evaluation mode
+            GRAPHS[text] = graph(network, image)
     logger.experiment.file_writer.add_graph(GRAPHS[text])
 
 
