@@ -33,16 +33,12 @@ def explain(error: BaseException) -> str:
 
 def is_wrong_group_choice(error: BaseException) -> bool:
     """Whether Hydra was given null, or something else that is not a text, for a group's choice."""
-    return str(error).startswith("Config group override must be")
+    return str(error).startswith("Config group override")
 
 
 def _explain(error: BaseException) -> str:
-    # Hydra does not say of which group
     if is_wrong_group_choice(error):
-        return (
-            f"{error}; give a choice, as in optimizer=adam, logger=none or callbacks=none; "
-            "--help lists them"
-        )
+        return _wrong_group_choice(error)
     if isinstance(error, MissingConfigException) and error.options:
         return _missing_choice(error)
     resolver_error = re.match(r"UserError raised while resolving interpolation: (.+)", str(error))
@@ -60,10 +56,19 @@ def _explain(error: BaseException) -> str:
         return f"{name}: does not fit what is there, a list or a group of keys"
     if isinstance(error, InstantiationException) and error.__cause__:
         place = str(error).rpartition("full_key: ")[2].strip()
-        return f"{place}: {error.__cause__}{_how_to_replace(place, error.__cause__)}"
+        return f"{place}: {error.__cause__}{how_to_replace(place, error.__cause__)}"
     if isinstance(error.__cause__, OmegaConfBaseException):
         return _unknown_key(error, error.__cause__)
     return str(error)
+
+
+def _wrong_group_choice(error: BaseException) -> str:
+    advice = "give a choice, as in optimizer=adam, logger=none or callbacks=none; --help lists them"
+    # of a deletion Hydra prints the whole override, of another choice not even the group
+    deletion = re.search(r"input_line='([^']*)'", str(error))
+    if deletion:
+        return f"{deletion[1]}: deletes no choice of the group; {advice}"
+    return f"{error}; {advice}"
 
 
 def _missing_choice(error: MissingConfigException) -> str:
@@ -85,8 +90,12 @@ def _unreadable(override: str) -> str:
     return f"{override}: is not KEY=VALUE as Hydra reads it{hint}"
 
 
-def _how_to_replace(place: str, cause: BaseException) -> str:
-    """A hint where a part got another class, but kept the keys of the one before."""
+def how_to_replace(place: str, cause: BaseException) -> str:
+    """How to put another class in a place, where one got the keys of the one before.
+
+    Args:
+        place: where the part stands in the config, such as `optimizer`.
+    """
     if "unexpected keyword argument" not in str(cause) or not place:
         return ""
     return (

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from cnnbp.config.hydra_errors import how_to_replace
 from cnnbp.errors import UserError
 from cnnbp.training.capture import CapturedStep, DeviceStep
 from cnnbp.training.resume import (
@@ -240,7 +241,8 @@ class Classifier(LightningModule):
                 )
                 config["lr_scheduler"] = schedule
         except (TypeError, ValueError) as error:
-            raise UserError(f"optimizer or scheduler: {error}") from None
+            hint = how_to_replace("optimizer", error)
+            raise UserError(f"optimizer or scheduler: {error}{hint}") from None
         return config
 
     def _steps_per_epoch(self) -> int:

@@ -42,3 +42,59 @@ def test_any_part_of_a_recipe_can_be_left_out(recipe):
     assert config.augment == {}
     assert config.scheduler == {}
     assert "average" not in config.callbacks
+
+
+# the published recipe, and the documented ones
+VALUES = {
+    "baseline": {
+        "data.batch_size": 128,
+        "dropout.rates": [0.05, 0.1, 0.1, 0.1],
+        "optimizer._target_": "torch.optim.SGD",
+        "optimizer.lr": 0.01,
+        "optimizer.momentum": 0.9,
+        "optimizer.weight_decay": 0,
+        "scheduler": {},
+        "augment": {},
+        "model.label_smoothing": 0,
+        "model.network.widths": [32, 24, 16, 24, 16],
+        "trainer.max_epochs": 20,
+    },
+    "fast": {
+        "data.batch_size": 64,
+        "dropout.rates": [0, 0, 0, 0],
+        "optimizer._target_": "cnnbp.training.muon.Muon",
+        "optimizer.lr": 0.02,
+        "optimizer.momentum": 0.95,
+        "optimizer.weight_decay": 0.01,
+        "scheduler._target_": "cnnbp.training.schedules.one_cycle",
+        "scheduler.warmup": 0.3,
+        "callbacks.average.decay": 0.99,
+        "model.label_smoothing": 0.1,
+        "trainer.max_epochs": 2,
+    },
+    "best": {
+        "data.batch_size": 128,
+        "dropout.rates": [0, 0, 0, 0],
+        "optimizer._target_": "cnnbp.training.muon.Muon",
+        "optimizer.lr": 0.02,
+        "optimizer.momentum": 0.95,
+        "optimizer.weight_decay": 0.01,
+        "scheduler._target_": "cnnbp.training.schedules.one_cycle",
+        "scheduler.warmup": 0.3,
+        "callbacks.average.decay": 0.99,
+        "model.label_smoothing": 0,
+        "augment.degrees": 10,
+        "augment.shift": 1,
+        "augment.scale": 0.1,
+        "augment.shear": 5,
+        "augment.elastic": 0.7,
+        "trainer.max_epochs": 20,
+    },
+}
+
+
+@pytest.mark.parametrize("recipe", VALUES)
+def test_a_recipe_has_its_published_values(recipe):
+    config = compose([f"experiment={recipe}"])
+    found = {key: OmegaConf.select(config, key) for key in VALUES[recipe]}
+    assert found == VALUES[recipe]
