@@ -199,10 +199,10 @@ def _network(run: RunRecord) -> dict[str, Any]:
         pixels = data.prepare(images[TRACED_IMAGE][None], torch.float64)
         network = model.network.cpu()
         layers = measure(network, pixels.float())
-        trace, _ = trace_image(network, pixels, label, config.optimizer.lr)
-    except ValueError as error:  # a UserError, or a component that is not propagated by hand
+        names = data.dataset.class_names
+        trace = trace_image(network, pixels, label, config.optimizer.lr, names)
+    except UserError as error:
         return {"missing": str(error)}
-    names = data.dataset.class_names
     mistaken = logits.argmax(1) != labels
     mistaken_images = images[mistaken]
     if mistaken_images.ndim == 3:
@@ -211,8 +211,8 @@ def _network(run: RunRecord) -> dict[str, Any]:
     if mistaken.any():
         sheet = mistake_sheet(logits, labels, mistaken_images, names, PICTURE_SCALE)
         mistakes = _data_url(sheet)
-    read = int(trace[-2].output.argmax())
-    title = f"Test image {TRACED_IMAGE}: read as {names[read]}, label {names[label]}"
+    predicted = names[trace.prediction]
+    title = f"Test image {TRACED_IMAGE}: predicted {predicted}, true class {names[label]}"
     return {
         "layers": layers,
         "correct": int((~mistaken).sum()),
@@ -221,8 +221,8 @@ def _network(run: RunRecord) -> dict[str, Any]:
         "classes": class_table(confusion_counts(logits, labels), names),
         "mistakes": mistakes,
         "trace": title,
-        "picture": _picture(lambda path: draw_trace(trace, label, path, title)),
-        "table": trace_table(trace, label),
+        "picture": _picture(lambda path: draw_trace(trace, path, title)),
+        "table": trace_table(trace),
         "result": {
             "accuracy": accuracy_of(logits, labels),
             "loss": F.cross_entropy(logits, labels).item(),
