@@ -32,6 +32,8 @@ def draw_curves(axes: Any, kind: str, lines: Mapping[str, Points]) -> None:
     axes.set_title(kind.capitalize())
     axes.set_xlabel("optimizer step")
     axes.grid(alpha=0.3)
+    if len(lines) > 1:
+        axes.legend(fontsize=8)
 
 
 def _to_height(accuracies: Any) -> Any:

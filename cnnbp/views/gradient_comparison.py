@@ -108,8 +108,10 @@ def _record(network: nn.Module, image: Tensor, labels: Tensor) -> Recorded:
 @torch.no_grad()
 def _propagate_chain(recorded: Recorded) -> list[Propagated] | None:
     """Send the image from layer to layer; None where the network does something else as well."""
-    modules = [call.module for call in recorded.calls if list(call.module.parameters())]
-    if len(set(modules)) < len(modules):
+    parameters: list[Tensor] = []
+    for call in recorded.calls:
+        parameters += call.module.parameters()
+    if len(set(parameters)) < len(parameters):
         return None  # the gradient of shared weights is a sum over calls
     chain: list[Propagated] = []
     x = recorded.image.detach()
@@ -202,19 +204,12 @@ def _compare_layers(recorded: Recorded, labels: Tensor) -> list[Comparison]:
     image = recorded.image.detach()
     comparisons = [Comparison("image", None, image, dimage, {}, 0.0, by_hand=False)]
     for call, dy in zip(recorded.calls, gradients, strict=True):
-        step = _propagate(call, call.input.detach())
-        dx, *dparameters = step.backward(dy)
-        parameters = list(call.module.parameters())
-        differences = map(
-            _relative_difference, dparameters, _gradients_of(call.output, parameters, dy)
-        )
-        differences = list(differences)
-        if call.input.requires_grad:
-            (expected,) = _gradients_of(call.output, [call.input], dy)
-            differences.append(_relative_difference(dx, expected))
-        comparisons.append(
-            _compare_layer(call, step, dy, dparameters, max(differences, default=0.0))
-        )
+        x = call.input.detach()
+        step = _propagate(call, x)
+        computed = step.backward(dy)
+        expected = _propagate_by_autograd(call.module, x).backward(dy)
+        difference = max(map(_relative_difference, computed, expected))
+        comparisons.append(_compare_layer(call, step, dy, computed[1:], difference))
     logits = recorded.logits.detach()
     loss, loss_back = backprop.cross_entropy(logits, labels)
     dloss = torch.ones_like(loss)
@@ -222,12 +217,6 @@ def _compare_layers(recorded: Recorded, labels: Tensor) -> list[Comparison]:
     comparisons.append(_compare_place("logits", logits, dlogits_by_hand, dlogits))
     comparisons.append(_compare_place("loss", loss, dloss, dloss))
     return comparisons
-
-
-def _gradients_of(output: Tensor, sources: list[Tensor], dy: Tensor) -> tuple[Tensor, ...]:
-    if not sources:
-        return ()
-    return torch.autograd.grad(output, sources, dy, retain_graph=True, materialize_grads=True)
 
 
 def _compare_layer(

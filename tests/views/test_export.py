@@ -307,7 +307,7 @@ def test_mistakes_are_told_with_their_mending(run, tmp_path, monkeypatch):
     mistake(r"nowhere: no run here", tmp_path / "nowhere", "torch")
     mistake(r"net\.md: --format torch writes \*\.pt2 files", run, "torch", tmp_path / "net.md")
     mistake(
-        r"missing is no directory .*; mkdir -p .*missing$",
+        r"missing is not a directory .*; mkdir -p .*missing$",
         run,
         "torch",
         tmp_path / "missing" / "net.pt2",
