@@ -89,7 +89,7 @@ def _place_grid(class_names: Sequence[str], scale: int) -> Grid:
 def _write_heads(
     picture: Image.Image, pen: ImageDraw.ImageDraw, class_names: Sequence[str], grid: Grid
 ) -> None:
-    """Write the classes beside the rows and above the columns, there upright where they are long."""
+    """Write the classes beside the rows and above the columns, long names there upright."""
     corner = (grid.heads / 2, grid.heads / 2)
     pen.text(corner, "true \\\npred.", "black", grid.font, anchor="mm", align="center")
     for label, name in enumerate(class_names):

@@ -246,9 +246,10 @@ def write_safetensors(deployed: Deployed, options: dict[str, Any], file: IO[byte
             raise UserError(
                 "safetensors did not keep the weights bit by bit; give another --format"
             )
-    network = type(deployed.network)(**json.loads(facts["network"]))
+    network = type(deployed.network)(**json.loads(facts["network"])).eval()
     network.load_state_dict(weights)
-    return Deployed(network, DataModule(facts["dataset"]))
+    mean, std = float(facts["mean"]), float(facts["std"])
+    return lambda images: network((images / 255 - mean) / std)
 
 
 FORMATS = {
