@@ -36,7 +36,7 @@ images = np.zeros((3, {channels}, {size}, {size}), np.uint8)  # raw pixels, any 
 LOAD_TORCH = """\
 import torch
 
-model = torch.export.load("{file}").module()  # reads pickles: only from whom you trust
+model = torch.export.load("{file}").module()  # loads pickles: only files that you trust
 images = torch.zeros(3, {channels}, {size}, {size}, dtype=torch.uint8)  # raw pixels, any number
 logits = model(images)  # float32 (3, {classes})"""
 
