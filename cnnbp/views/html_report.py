@@ -197,11 +197,12 @@ def _network(run: RunRecord) -> dict[str, Any]:
         return {"missing": str(error)}
     names = data.dataset.class_names
     network = model.network.cpu()
-    label = int(result.labels[TRACED_IMAGE])
-    pixels = data.prepare(result.images[TRACED_IMAGE][None], torch.float64)
+    index = min(TRACED_IMAGE, len(result.labels) - 1)
+    label = int(result.labels[index])
+    pixels = data.prepare(result.images[index][None], torch.float64)
     trace = trace_image(network, pixels, label, config.optimizer.lr, names)
     predicted = names[trace.prediction]
-    title = f"Test image {TRACED_IMAGE}: predicted {predicted}, true class {names[label]}"
+    title = f"Test image {index}: predicted {predicted}, true class {names[label]}"
     layers = measure(network, pixels.float())
     matrix = confusion_matrix(result.logits, result.labels, names, PICTURE_SCALE)
     return {
