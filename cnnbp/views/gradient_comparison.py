@@ -8,7 +8,7 @@ layer is compared by itself, on the gradient that autograd gives at its output.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -90,8 +90,9 @@ def _record(network: nn.Module, image: Tensor, labels: Tensor) -> Recorded:
     for name, module in network.named_modules():
         if any(module.children()):
             continue
-        if hasattr(module, "inplace"):
-            module.inplace = False  # the values that it would write over are needed
+        layer: Any = module
+        if hasattr(layer, "inplace"):
+            layer.inplace = False  # the values that it would write over are needed
 
         def keep(module: nn.Module, inputs: tuple, output: object, name: str = name) -> None:
             is_plain = len(inputs) == 1 and isinstance(inputs[0], Tensor)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
@@ -51,7 +51,7 @@ def evaluate_test_set(config: DictConfig, data: DataModule, model: Classifier) -
     batches = _logits_of_batches(config, data, model, images)
     all_logits = []
     # the run's own metrics: another way to sum up would round otherwise
-    metrics = model.metrics["test_metrics"]
+    metrics: Any = model.metrics["test_metrics"]
     metrics.reset()
     for logits, own_labels in zip(batches, labels.split(data.eval_batch_size), strict=True):
         own_labels = own_labels.to(logits.device)

@@ -154,41 +154,5 @@ def _component(
     )
 
 
-def _traced(
-    record: backprop.Record,
-    module: nn.Module | None,
-    gradients: dict[str, Tensor],
-    reference: dict[str, Tensor],
-    learning_rate: float,
-) -> TracedComponent:
-    """A component from its record, compared with autograd.
-
-    Args:
-        gradients: of its parameters.
-        reference: gradients by autograd.
-    """
-    gradient = record.gradient
-    # backward has filled it in
-    assert gradient is not None
-    differences = [_relative_difference(gradient, reference[record.name])]
-    for key, own in gradients.items():
-        differences.append(_relative_difference(own, reference[key]))
-    weight_gradient = update = None
-    if gradients and module is not None:
-        norm = gradients[f"{record.name}.weight"].norm()
-        weight_gradient = norm.item()
-        update = (learning_rate * norm / module.get_parameter("weight").norm()).item()
-    return TracedComponent(
-        name=record.name,
-        kind=record.kind,
-        title=_title(record.kind, module),
-        output=_without_batch(record.output),
-        gradient=_without_batch(gradient),
-        difference=max(differences),
-        weight_gradient=weight_gradient,
-        update=update,
-    )
-
-
 def _without_batch(values: Tensor) -> Tensor:
     return values[0] if values.ndim else values  # the loss has no batch

@@ -90,7 +90,7 @@ def place_panels(blocks: Sequence[Block], classes: int) -> list[Panel]:
         if _shape_of(block, classes) == "maps":
             trunk.append(_map_count(block))
     rows = _rows_that_fit(trunk)
-    sizes = []
+    sizes: list[tuple[float, float]] = []
     for block in blocks:
         shape = _shape_of(block, classes)
         if shape == "image":

@@ -123,8 +123,6 @@ def test_the_key_figures_are_those_of_the_result(run, page):
     assert result["versions"]["torch"] in page.texts("td")
 
 
-# the stand-in draws no lines that a legend could name
-@pytest.mark.filterwarnings("ignore:No artists with labels found")
 def test_the_curves_hold_every_logged_value(run, page, monkeypatch):
     from cnnbp.views import html_report
 
