@@ -246,10 +246,9 @@ def write_safetensors(deployed: Deployed, options: dict[str, Any], file: IO[byte
             raise UserError(
                 "safetensors did not keep the weights bit by bit; give another --format"
             )
-    network = type(deployed.network)(**json.loads(facts["network"])).eval()
+    network = type(deployed.network)(**json.loads(facts["network"]))
     network.load_state_dict(weights)
-    mean, std = float(facts["mean"]), float(facts["std"])
-    return lambda images: network((images / 255 - mean) / std)
+    return Deployed(network, deployed.data)
 
 
 FORMATS = {
