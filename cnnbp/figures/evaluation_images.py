@@ -5,6 +5,7 @@ the evaluation.
 """
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -43,36 +44,79 @@ def confusion_matrix(
         class_names: by label; by default the labels themselves.
         scale: factor of the size, 350 x 350 pixels.
     """
-    counts = confusion_counts(logits, labels)
-    classes = len(counts)
-    names = class_names or [str(label) for label in range(classes)]
-    # without the diagonal, which would drown the mistakes
-    most = max(1, counts.clone().fill_diagonal_(0).max().item())
+    counts = confusion_counts(logits, labels).tolist()
+    names = class_names or _labels_as_names(logits)
+    grid = _place_grid(names, scale)
+    most = 1
+    for label, row in enumerate(counts):
+        most = max(most, *row[:label], *row[label + 1 :])
     side = CARD_PIXELS * scale
-    cell = side // (classes + 1)
     picture = Image.new("RGB", (side, side), "white")
     pen = ImageDraw.Draw(picture)
-    font_size = max(6, min(11, cell // 3)) * scale
-    font = ImageFont.load_default(font_size)
-
-    def write(row: int, column: int, text: str) -> None:
-        middle = ((column + 0.5) * cell, (row + 0.5) * cell)
-        pen.text(middle, text, "black", font, anchor="mm", align="center")
-
-    write(0, 0, "true \\\npred.")
-    # characters that fit into a cell
-    longest = max(2, 3 * cell // (2 * font_size))
-    for label, name in enumerate(names):
-        write(label + 1, 0, name[:longest])
-        write(0, label + 1, name[:longest])
-    for label, row in enumerate(counts.tolist()):
+    _write_heads(picture, pen, names, grid)
+    for label, row in enumerate(counts):
         for predicted, count in enumerate(row):
             paleness = 255 - round(160 * min(count / most, 1))
             colour = GREEN if label == predicted else (255, paleness, paleness)
-            left, top = (predicted + 1) * cell, (label + 1) * cell
-            pen.rectangle((left, top, left + cell - 2, top + cell - 2), colour)
-            write(label + 1, predicted + 1, str(count or ""))
+            left = grid.heads + predicted * grid.cell
+            top = grid.heads + label * grid.cell
+            pen.rectangle((left, top, left + grid.cell - 2, top + grid.cell - 2), colour)
+            if count and grid.font.getlength(str(count)) < grid.cell:
+                middle = (left + grid.cell / 2, top + grid.cell / 2)
+                pen.text(middle, str(count), "black", grid.font, anchor="mm")
     return picture
+
+
+class Grid(NamedTuple):
+    """Sizes of a confusion matrix, in pixels: the heads of its rows and columns, and a cell."""
+
+    heads: int
+    cell: int
+    font: Any
+
+
+def _place_grid(class_names: Sequence[str], scale: int) -> Grid:
+    side, classes = CARD_PIXELS * scale, len(class_names)
+    cell = side // (classes + 1)
+    font = ImageFont.load_default(max(6 * scale, min(11 * scale, cell // 2)))
+    longest = max(map(font.getlength, class_names))
+    if longest < cell:
+        return Grid(cell, cell, font)
+    heads = min(round(longest) + 8 * scale, side // 3)
+    return Grid(heads, (side - heads) // classes, font)
+
+
+def _write_heads(
+    picture: Image.Image, pen: ImageDraw.ImageDraw, class_names: Sequence[str], grid: Grid
+) -> None:
+    """Write the classes beside the rows and above the columns, long names there upright."""
+    corner = (grid.heads / 2, grid.heads / 2)
+    pen.text(corner, "true \\\npred.", "black", grid.font, anchor="mm", align="center")
+    for label, name in enumerate(class_names):
+        text = _cut(name, grid.font, grid.heads - 2)
+        start = grid.heads + label * grid.cell
+        middle = start + grid.cell / 2
+        pen.text((grid.heads / 2, middle), text, "black", grid.font, anchor="mm")
+        if grid.heads == grid.cell:
+            pen.text((middle, grid.heads / 2), text, "black", grid.font, anchor="mm")
+        else:
+            head = Image.new("RGB", (grid.heads, grid.cell), "white")
+            place = (grid.heads / 2, grid.cell / 2)
+            ImageDraw.Draw(head).text(place, text, "black", grid.font, anchor="mm")
+            picture.paste(head.rotate(90, expand=True), (start, 0))
+
+
+def _cut(text: str, font: Any, width: float) -> str:
+    """A text as it is where it fits into so many pixels, else its beginning."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def _labels_as_names(logits: Tensor) -> list[str]:
+    return [str(label) for label in range(logits.shape[1])]
 
 
 def worst_mistakes(logits: Tensor, labels: Tensor, count: int = MISTAKES_SHOWN) -> list[int]:
@@ -98,18 +142,21 @@ def mistake_sheet(
         class_names: by label; by default the labels themselves.
         scale: factor of the size, 350 x 360 pixels.
     """
-    names = class_names or [str(label) for label in range(logits.shape[1])]
+    names = class_names or _labels_as_names(logits)
     positions = (logits.argmax(1) != labels).nonzero().flatten().tolist()
     place_of = {index: place for place, index in enumerate(positions)}
     confidences, predictions = logits.softmax(1).max(1)
     width, height, side = CARD_PIXELS * scale // MISTAKES_A_ROW, 90 * scale, 56 * scale
     rows = MISTAKES_SHOWN // MISTAKES_A_ROW
     picture = Image.new("RGB", (CARD_PIXELS * scale, rows * height), "white")
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(10 * scale)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(9 * scale)
     for place, index in enumerate(worst_mistakes(logits, labels)):
         left, top = place % MISTAKES_A_ROW * width, place // MISTAKES_A_ROW * height
-        prediction = names[int(predictions[index])]
-        text = f"{names[int(labels[index])]}, read as {prediction}\n{confidences[index]:.0%}"
+        true, predicted = names[int(labels[index])], names[int(predictions[index])]
+        lines = [f"true {true}", f"pred. {predicted}, {confidences[index]:.0%}"]
+        if font.getlength(lines[1]) > width:  # then the name says more than the number
+            lines[1] = f"pred. {predicted}"
+        text = "\n".join(_cut(line, font, width) for line in lines)
         middle = (left + width / 2, top + 15 * scale)
         pen.text(middle, text, "black", font, anchor="mm", align="center")
         image = _as_picture(mistaken_images[place_of[index]])

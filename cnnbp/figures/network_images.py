@@ -18,17 +18,19 @@ def filters(weight: Tensor) -> Image.Image:
 
 
 def feature_maps(images: Tensor, maps: Tensor) -> Image.Image:
-    """Draw a column for each image (N, 1, S, S): itself above its maps (N, C, H, W).
+    """Draw a column for each image (N, 1 or 3, S, S): itself in gray above its maps (N, C, H, W).
 
     Each row is a channel; black stands for 0 and below.
     """
+    gray = to_gray(images.mean(1, keepdim=True))
     maps = maps.nan_to_num().clamp(min=0)
     maps = maps / maps.amax((0, 2, 3), keepdim=True).clamp(min=1e-12)
-    zoom = images.shape[-1] // maps.shape[-1]
+    # as large as fits into the image, with a black border
+    zoom = max(1, gray.shape[-1] // maps.shape[-1])
     maps = maps.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
-    border = images.shape[-1] - maps.shape[-1]
+    border = gray.shape[-1] - maps.shape[-1]
     maps = F.pad(maps, (border // 2, border - border // 2) * 2)
-    rows = torch.cat([to_gray(images), maps], 1).transpose(0, 1)
+    rows = torch.cat([gray, maps], 1).transpose(0, 1)
     return _tiles(rows.flatten(0, 1).unsqueeze(1), columns=len(images))
 
 
@@ -41,6 +43,8 @@ def to_gray(images: Tensor) -> Tensor:
 def _tiles(images: Tensor, columns: int, zoom: int = 1) -> Image.Image:
     """Lay images (N, C, H, W) in [0, 1], of one channel or three, out row by row."""
     images = images.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
-    images = F.pad(images, (2, 0, 2, 0, 0, 0, 0, -len(images) % columns), value=0.5)
-    picture = images.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    missing = -len(images) % columns
+    images = F.pad(images, (2, 0, 2, 0, 0, 0, 0, missing), value=0.5)  # gray between them
+    rows = images.unflatten(0, (-1, columns))  # (rows, columns, C, H, W)
+    picture = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     return Image.fromarray(picture.mul(255).byte().squeeze(-1).numpy())

@@ -18,7 +18,7 @@ from cnnbp.files import replacing
 from cnnbp.training.callbacks.progress_bar import result_line
 from cnnbp.training.classifier import Classifier
 from cnnbp.training.restore import restore
-from cnnbp.views.inference import compute_logits, test_logits
+from cnnbp.views.inference import Evaluation, compute_logits, evaluate_test_set
 
 # down and right, in pixels
 SHIFTS = tuple(product((0, -1, 1), repeat=2))
@@ -38,41 +38,37 @@ def evaluate(
         tta: also print loss and accuracy under test-time augmentation, apart from the run's own.
     """
     config, data, model = restore(directory, checkpoint)
-    logits, labels = test_logits(config, data, model)
-    loss, accuracy = F.cross_entropy(logits, labels).item(), accuracy_of(logits, labels)
-    print(result_line("test", loss, accuracy, len(labels)))
+    result = evaluate_test_set(config, data, model)
+    print(result_line("test", result.loss, result.accuracy, len(result.labels)))
     names = data.dataset.class_names
-    print(class_table(confusion_counts(logits, labels), names))
+    print(class_table(confusion_counts(result.logits, result.labels), names))
     if plot:
-        write_plot(data.splits["test"][0], labels, logits, names, Path(plot))
+        write_plot(result, names, Path(plot))
         print(plot)
     if tta:
-        probabilities = average_over_shifts(config, data, model)
-        loss = F.nll_loss(probabilities.log(), labels).item()
-        correct = int((probabilities.argmax(1) == labels).sum())
+        probabilities = average_over_shifts(config, data, model, result.images)
+        loss = F.nll_loss(probabilities.log(), result.labels).item()
+        correct = int((probabilities.argmax(1) == result.labels).sum())
+        accuracy = correct / len(result.labels)
         print(
             f"Mean of {len(SHIFTS)} shifts by at most one pixel: Average loss: {loss:.4f}, "
-            f"Accuracy: {correct}/{len(labels)} ({correct / len(labels):.2%})"
+            f"Accuracy: {correct}/{len(result.labels)} ({accuracy:.2%})"
         )
 
 
-def accuracy_of(logits: Tensor, labels: Tensor) -> float:
-    """The share of logits (N, K) whose largest one is that of the label (N,)."""
-    return (logits.argmax(1) == labels).float().mean().item()
-
-
-def average_over_shifts(config: DictConfig, data: DataModule, model: Classifier) -> Tensor:
-    """Average the probabilities (N, K) over each test image and its shifts by one pixel.
+def average_over_shifts(
+    config: DictConfig, data: DataModule, model: Classifier, images: Tensor
+) -> Tensor:
+    """Average the probabilities (N, K) over images (N, C, H, W) and their shifts by one pixel.
 
     Zeros are moved in at the border.
     """
-    images, _ = data.splits["test"]
-    # zeros are paper, also at the border
-    side, padded = images.shape[-1], F.pad(images, (1, 1, 1, 1))
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (1, 1, 1, 1))
     total = torch.zeros(())
     for down, right in tqdm(SHIFTS, desc="shifts", leave=False, disable=None):
         top, left = 1 - down, 1 - right
-        shifted = padded[..., top : top + side, left : left + side]
+        shifted = padded[..., top : top + height, left : left + width]
         total = total + compute_logits(config, data, model, shifted).softmax(1)
     return total / len(SHIFTS)
 
@@ -98,27 +94,21 @@ def class_table(confusion: Tensor, class_names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def write_plot(
-    images: Tensor, labels: Tensor, logits: Tensor, class_names: Sequence[str], path: Path
-) -> None:
+def write_plot(result: Evaluation, class_names: Sequence[str], path: Path) -> None:
     """Write the confusion matrix beside the 20 mistakes with the largest loss.
 
     Raises:
-        UserError: the file cannot be written, or is of no kind that PIL writes.
+        UserError: the file cannot be written, or is of no kind that Pillow writes.
     """
-    mistaken = images[logits.argmax(1) != labels]
-    if mistaken.ndim == 3:
-        mistaken = mistaken[:, None]
-    parts = [
-        confusion_matrix(logits, labels, class_names, PLOT_SCALE),
-        mistake_sheet(logits, labels, mistaken, class_names, PLOT_SCALE),
-    ]
-    width = sum(part.width for part in parts) + PLOT_MARGIN
-    picture = Image.new("RGB", (width, max(part.height for part in parts)), "white")
-    picture.paste(parts[0], (0, 0))
-    picture.paste(parts[1], (parts[0].width + PLOT_MARGIN, 0))
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind is None:
-        raise UserError(f"{path}: no kind of picture; name it FILE.png")
+        raise UserError(f"{path}: unknown kind of picture; name it FILE.png")
+    mistaken = result.images[result.is_mistaken]
+    matrix = confusion_matrix(result.logits, result.labels, class_names, PLOT_SCALE)
+    sheet = mistake_sheet(result.logits, result.labels, mistaken, class_names, PLOT_SCALE)
+    width = matrix.width + PLOT_MARGIN + sheet.width
+    picture = Image.new("RGB", (width, max(matrix.height, sheet.height)), "white")
+    picture.paste(matrix, (0, 0))
+    picture.paste(sheet, (matrix.width + PLOT_MARGIN, 0))
     with replacing(path, "wb") as file:
         picture.save(file, kind)

@@ -1,18 +1,18 @@
 """The command that explains one image: its trace as a table, a picture and a film."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from torch import Tensor, nn
+from torch import Tensor
 
 from cnnbp.config.compose import compose
 from cnnbp.data import user_pictures
 from cnnbp.data.datamodule import DataModule
 from cnnbp.errors import UserError
 from cnnbp.training.restore import restore
-from cnnbp.views.trace import trace_image
+from cnnbp.views.trace import Trace, trace_image
 from cnnbp.views.trace_film import animate_trace
 from cnnbp.views.trace_picture import draw_trace
 from cnnbp.views.trace_table import trace_table
@@ -58,13 +58,15 @@ def explain(
     name, image, label = _chosen_image(data, paths, index)
     title = f"{source}, {name}"
     plot = plot or str(folder / "explain.png")
-    explain_image(network, image, data.prepare, config.optimizer.lr, title, label, plot, animate)
+    pixels = data.prepare(image[None], torch.float64)
+    trace = trace_image(network, pixels, label, config.optimizer.lr, data.dataset.class_names)
+    explain_trace(trace, title, label is not None, plot, animate)
 
 
 def _chosen_image(
     data: DataModule, pictures: Sequence[str], index: int | None
 ) -> tuple[str, Tensor, int | None]:
-    """The name of an image, its pixels uint8 (28, 28), and its label where that is known."""
+    """The name of an image, its pixels (H, W) or (C, H, W), uint8, and its label where known."""
     if len(pictures) > 1:
         raise UserError(f"explain: takes one picture, not {len(pictures)}")
     if pictures and index is not None:
@@ -77,24 +79,17 @@ def _chosen_image(
     return f"test image {index}", image, label
 
 
-def explain_image(
-    network: nn.Module,
-    image: Tensor,
-    prepare: Callable[[Tensor, torch.dtype], Tensor],
-    learning_rate: float,
+def explain_trace(
+    trace: Trace,
     title: str,
-    label: int | None = None,
+    label_is_known: bool = True,
     plot: str | None = None,
     film: str | None = None,
 ) -> None:
-    """Print the trace of an image as a table; also draw and film it.
+    """Print a trace as a table; also draw and film it.
 
     Args:
-        image: (28, 28), uint8.
-        prepare: maps images (1, 28, 28) to the network's input, of the dtype that it is given.
-        learning_rate: of the step whose size the table shows.
         title: what the image is.
-        label: without one the prediction is taken for it.
         plot, film: files to write.
 
     Raises:
@@ -103,14 +98,16 @@ def explain_image(
     """
     if film and Path(film).suffix.lower() != ".gif":
         raise UserError(f"{film}: the film is a GIF; name it FILE.gif")
-    trace, taken = trace_image(network, prepare(image[None], torch.float64), label, learning_rate)
-    read = int(trace[-2].output.argmax())
-    known = "unknown, so the prediction is taken for it" if label is None else label
-    title += f": read as {read}, label {known}"
-    print(f"{title}\n{trace_table(trace, taken)}")
+    predicted = trace.class_names[trace.prediction]
+    title += f": predicted {predicted}, "
+    if label_is_known:
+        title += f"true class {trace.class_names[trace.label]}"
+    else:
+        title += "true class unknown (the loss is that of the prediction)"
+    print(f"{title}\n{trace_table(trace)}")
     if plot:
-        draw_trace(trace, taken, plot, title)
+        draw_trace(trace, plot, title)
         print(plot)
     if film:
-        animate_trace(trace, taken, film, title)
+        animate_trace(trace, film, title)
         print(film)

@@ -15,6 +15,7 @@ from cnnbp.data.datamodule import DataModule
 from cnnbp.errors import UserError
 from cnnbp.files import replacing
 from cnnbp.runs.run_record import RunRecord
+from cnnbp.training.classifier import Classifier
 from cnnbp.training.restore import restore
 from cnnbp.views.model_card import Exported, render_card
 
@@ -35,7 +36,7 @@ images = np.zeros((3, {channels}, {size}, {size}), np.uint8)  # raw pixels, any 
 LOAD_TORCH = """\
 import torch
 
-model = torch.export.load("{file}").module()  # reads pickles: only from whom you trust
+model = torch.export.load("{file}").module()  # loads pickles: only files that you trust
 images = torch.zeros(3, {channels}, {size}, {size}, dtype=torch.uint8)  # raw pixels, any number
 logits = model(images)  # float32 (3, {classes})"""
 
@@ -97,21 +98,13 @@ def export(
             written, or the file does not compute what the run does; then nothing is left.
     """
     kind = FORMATS[format]
-    output = _checked_output(kind, format, directory, output)
+    run = RunRecord.open(directory)
+    output = Path(output or run.path / f"model{kind.suffix}")
+    _check_output(format, kind, output)
     config, data, model = restore(directory, checkpoint)
-    if not os.access(output.parent, os.W_OK):
-        raise UserError(
-            f"{output.parent} is no directory that can be written to; mkdir -p {output.parent}"
-        )
-    data.setup("test")
-    images = data.splits["test"][0][: max(BATCH_SIZES)]
-    if images.ndim == 3:
-        images = images[:, None]
-    with torch.no_grad():
-        expected = model(data.prepare(images))
-    # other programs know no channels-last
+    images, expected = _reference(data, model)
     deployed = Deployed(model.network.to(memory_format=torch.contiguous_format), data)
-    options = OmegaConf.to_container(config.model, resolve=True)["network"]
+    options = OmegaConf.to_container(config.model.network, resolve=True)
     del options["_target_"]
     card = output.with_name(f"{output.name}.md")
     with replacing(output, "wb") as file, replacing(card) as card_file:
@@ -125,25 +118,32 @@ def export(
             )
         exported = Exported(output.name, checkpoint, len(images), difference)
         snippet = _snippet(kind, output.name, deployed)
-        run = RunRecord(directory)
         card_file.write(render_card(run, model.network, data.dataset, snippet, exported))
     print(f"{output}: within {difference:.1e} of torch's logits on {len(images):,} test images")
     return output
 
 
-def _checked_output(
-    kind: Format, format: str, directory: str | Path, output: str | Path | None
-) -> Path:
-    """Where the file goes; the packages for its format are installed."""
+def _check_output(format: str, kind: Format, output: Path) -> None:
+    """Raise a UserError before the work is done where it could not be written."""
     missing = [package for package in kind.packages if not find_spec(package)]
     if missing:
         raise UserError(
             f"--format {format} needs {', '.join(missing)}; pip install 'cnnbp[export]'"
         )
-    output = Path(output or Path(directory) / f"model{kind.suffix}")
     if output.suffix != kind.suffix:
         raise UserError(f"{output}: --format {format} writes *{kind.suffix} files; name it so")
-    return output
+    if not os.access(output.parent, os.W_OK):
+        raise UserError(
+            f"{output.parent} is not a directory that can be written to; mkdir -p {output.parent}"
+        )
+
+
+def _reference(data: DataModule, model: Classifier) -> tuple[Tensor, Tensor]:
+    """Test images (N, C, H, W), uint8, and their logits in float32, as the file computes them."""
+    data.setup("test")
+    images = data.as_pixels(data.splits["test"][0][: max(BATCH_SIZES)], torch.uint8)
+    with torch.no_grad():
+        return images, model(data.prepare(images))
 
 
 def _snippet(kind: Format, file: str, deployed: Deployed) -> str:
@@ -248,7 +248,7 @@ def write_safetensors(deployed: Deployed, options: dict[str, Any], file: IO[byte
             )
     network = type(deployed.network)(**json.loads(facts["network"]))
     network.load_state_dict(weights)
-    return Deployed(network, DataModule(facts["dataset"]))
+    return Deployed(network, deployed.data)
 
 
 FORMATS = {

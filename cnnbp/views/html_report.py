@@ -4,7 +4,7 @@ import base64
 import io
 import os
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
@@ -15,7 +15,6 @@ from urllib.parse import quote
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
-from torch.nn import functional as F
 
 from cnnbp.errors import UserError
 from cnnbp.figures.curves import Points, draw_curves
@@ -27,8 +26,8 @@ from cnnbp.runs.run_record import CONFIG, RunRecord, command_of
 from cnnbp.sweeps.leaderboard_plot import draw_leaderboard
 from cnnbp.sweeps.ranking import Row, rank_runs
 from cnnbp.training.restore import restore
-from cnnbp.views.evaluate import accuracy_of, class_table
-from cnnbp.views.inference import test_logits
+from cnnbp.views.evaluate import class_table
+from cnnbp.views.inference import Evaluation, evaluate_test_set
 from cnnbp.views.trace import trace_image
 from cnnbp.views.trace_picture import draw_trace
 from cnnbp.views.trace_table import trace_table
@@ -193,42 +192,45 @@ def _network(run: RunRecord) -> dict[str, Any]:
     """Layers, results on the test set and one image's trace, or why these are "missing"."""
     try:
         config, data, model = restore(run.path)
-        logits, labels = test_logits(config, data, model)
-        images = data.splits["test"][0]
-        label = int(labels[TRACED_IMAGE])
-        pixels = data.prepare(images[TRACED_IMAGE][None], torch.float64)
-        network = model.network.cpu()
-        layers = measure(network, pixels.float())
-        trace, _ = trace_image(network, pixels, label, config.optimizer.lr)
-    except ValueError as error:  # a UserError, or a component that is not propagated by hand
+        result = evaluate_test_set(config, data, model)
+    except UserError as error:
         return {"missing": str(error)}
     names = data.dataset.class_names
-    mistaken = logits.argmax(1) != labels
-    mistaken_images = images[mistaken]
-    if mistaken_images.ndim == 3:
-        mistaken_images = mistaken_images[:, None]
-    mistakes = None
-    if mistaken.any():
-        sheet = mistake_sheet(logits, labels, mistaken_images, names, PICTURE_SCALE)
-        mistakes = _data_url(sheet)
-    read = int(trace[-2].output.argmax())
-    title = f"Test image {TRACED_IMAGE}: read as {names[read]}, label {names[label]}"
+    network = model.network.cpu()
+    index = min(TRACED_IMAGE, len(result.labels) - 1)
+    label = int(result.labels[index])
+    pixels = data.prepare(result.images[index][None], torch.float64)
+    trace = trace_image(network, pixels, label, config.optimizer.lr, names)
+    predicted = names[trace.prediction]
+    title = f"Test image {index}: predicted {predicted}, true class {names[label]}"
+    layers = measure(network, pixels.float())
+    matrix = confusion_matrix(result.logits, result.labels, names, PICTURE_SCALE)
     return {
         "layers": layers,
-        "correct": int((~mistaken).sum()),
-        "images": len(labels),
-        "confusion": _data_url(confusion_matrix(logits, labels, names, PICTURE_SCALE)),
-        "classes": class_table(confusion_counts(logits, labels), names),
-        "mistakes": mistakes,
+        "correct": result.correct,
+        "images": len(result.labels),
+        "confusion": _data_url(matrix),
+        "classes": class_table(confusion_counts(result.logits, result.labels), names),
+        "mistakes": _mistakes(result, names),
+        "is_gray": data.dataset.channels == 1,
         "trace": title,
-        "picture": _picture(lambda path: draw_trace(trace, label, path, title)),
-        "table": trace_table(trace, label),
+        "picture": _picture(lambda path: draw_trace(trace, path, title)),
+        "table": trace_table(trace),
         "result": {
-            "accuracy": accuracy_of(logits, labels),
-            "loss": F.cross_entropy(logits, labels).item(),
+            "accuracy": result.accuracy,
+            "loss": result.loss,
             "parameters": sum(layer.parameters for layer in layers),
         },
     }
+
+
+def _mistakes(result: Evaluation, class_names: Sequence[str]) -> str | None:
+    """The worst mistakes as a picture; None where all predictions are right."""
+    mistaken = result.images[result.is_mistaken]
+    if not len(mistaken):
+        return None
+    sheet = mistake_sheet(result.logits, result.labels, mistaken, class_names, PICTURE_SCALE)
+    return _data_url(sheet)
 
 
 def _curves(run: RunRecord) -> Mapping[str, Points]:
@@ -268,8 +270,6 @@ def _charts(curves: Mapping[str, Mapping[str, Points]]) -> list[dict[str, str]]:
 def _draw_chart(path: Path, kind: str, lines: Mapping[str, Points]) -> None:
     with figure(path, width=6, height=3.8) as axes:
         draw_curves(axes, kind, lines)
-        if len(lines) > 1:
-            axes.legend(fontsize=8)
 
 
 def _picture(draw: Callable[[Path], None]) -> str:

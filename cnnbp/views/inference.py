@@ -1,57 +1,107 @@
-"""A trained network applied to images, in the precision of its run."""
+"""A trained network applied to images, as its run does it: in batches, in the run's precision."""
 
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
+from torch.nn import functional as F
 
 from cnnbp.data.datamodule import DataModule
 from cnnbp.training.build import resolve_precision
 from cnnbp.training.classifier import Classifier
 
-DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+# float32 needs no autocast
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-@torch.no_grad()
+class Evaluation(NamedTuple):
+    """A network on the test images of its run.
+
+    Attributes:
+        loss, accuracy: as `result.json` holds them, to the last digit on the same machine.
+        images: (N, C, H, W), uint8, on the CPU.
+        labels: (N,), whole numbers, on the CPU.
+        logits: (N, K), float32, on the CPU.
+    """
+
+    loss: float
+    accuracy: float
+    images: Tensor
+    labels: Tensor
+    logits: Tensor
+
+    @property
+    def is_mistaken(self) -> Tensor:
+        """Of each image whether its prediction is wrong, (N,)."""
+        return self.logits.argmax(1) != self.labels
+
+    @property
+    def correct(self) -> int:
+        """How many predictions are right."""
+        return int((~self.is_mistaken).sum())
+
+
+def evaluate_test_set(config: DictConfig, data: DataModule, model: Classifier) -> Evaluation:
+    """Apply a model to all test images."""
+    data.setup("test")
+    images, labels = data.splits["test"]
+    batches = _logits_of_batches(config, data, model, images)
+    all_logits = []
+    # the run's own metrics: another way to sum up would round otherwise
+    metrics: Any = model.metrics["test_metrics"]
+    metrics.reset()
+    for logits, own_labels in zip(batches, labels.split(data.eval_batch_size), strict=True):
+        own_labels = own_labels.to(logits.device)
+        loss = F.cross_entropy(logits, own_labels)
+        weight = torch.full_like(loss, len(own_labels))
+        metrics.update(value=loss, weight=weight, preds=logits, target=own_labels)
+        all_logits.append(logits.cpu())
+    values = metrics.compute()
+    return Evaluation(
+        loss=values["loss"].item(),
+        accuracy=values["accuracy"].item(),
+        images=data.as_pixels(images, torch.uint8).cpu(),
+        labels=labels.cpu(),
+        logits=torch.cat(all_logits),
+    )
+
+
 def compute_logits(
     config: DictConfig, data: DataModule, model: Classifier, images: Tensor
 ) -> Tensor:
-    """Apply a model in evaluation mode, batch by batch, as training evaluates it.
-
-    Args:
-        images: (N, H, W) or (N, C, H, W), uint8.
+    """Apply a model to images (N, H, W) or (N, C, H, W), uint8.
 
     Returns:
         Logits (N, K), float32, on the CPU.
     """
+    return torch.cat([logits.cpu() for logits in _logits_of_batches(config, data, model, images)])
+
+
+def _logits_of_batches(
+    config: DictConfig, data: DataModule, model: Classifier, images: Tensor
+) -> Iterator[Tensor]:
+    """The logits of one batch after the other, float32, on the device."""
     device = _device(config)
     model = model.to(device).eval()
-    logits = []
-    with _precision(config, device):
-        for batch in images.split(data.eval_batch_size):
-            logits.append(model(data.prepare(batch.to(device))).float().cpu())
-    return torch.cat(logits)
-
-
-def test_logits(config: DictConfig, data: DataModule, model: Classifier) -> tuple[Tensor, Tensor]:
-    """The logits (N, K) and the labels (N,) of all test images."""
-    data.setup("test")
-    images, labels = data.splits["test"]
-    return compute_logits(config, data, model, images), labels
+    for batch in images.split(data.eval_batch_size):
+        with torch.no_grad(), _precision(config, device):
+            logits = model(data.prepare(batch.to(device)))
+        yield logits.float()
 
 
 def _device(config: DictConfig) -> torch.device:
-    """Where the run was trained, if this machine has such a device."""
-    # the run may have been trained on another machine
-    if config.trainer.accelerator == "cpu" or not torch.cuda.is_available():
+    """The kind of device that the run was trained on, if this machine has one."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if config.trainer.accelerator == "cpu" or accelerator is None:
         return torch.device("cpu")
-    return torch.device("cuda")
+    return accelerator
 
 
-def _precision(config: DictConfig, device: torch.device) -> Any:
-    dtype = DTYPES.get(resolve_precision(config.trainer))
+def _precision(config: DictConfig, device: torch.device) -> AbstractContextManager:
+    dtype = AUTOCAST.get(resolve_precision(config.trainer))
     if dtype is None:
         return nullcontext()
     return torch.autocast(device.type, dtype)

@@ -3,7 +3,7 @@
 import shlex
 import statistics
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import DictConfig, OmegaConf
@@ -13,8 +13,18 @@ from cnnbp.data.datasets import DataSet
 from cnnbp.runs.run_record import RunRecord
 
 TEMPLATE = "model_card.md.j2"
-# a search reads no test set
-SPLITS = {"accuracy": "test", "val_accuracy": "validation"}
+# what the card calls it, and its key in the config
+RECIPE = {
+    "network": "model.network",
+    "optimizer": "optimizer",
+    "learning rate schedule": "scheduler",
+    "epochs": "trainer.max_epochs",
+    "batch size": "data.batch_size",
+    "augmentation": "augment",
+    "label smoothing": "model.label_smoothing",
+    "images held out for validation": "data.val_size",
+}
+SPLITS = {"accuracy": "test", "val_accuracy": "validation"}  # a search reads no test set
 
 
 class Exported(NamedTuple):
@@ -53,27 +63,27 @@ def render_card(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         snippet=snippet,
         accuracy=describe_accuracy(run, exported.checkpoint),
-        layers=(type(network).__doc__ or "").partition("\n")[0],
+        layers=(type(network).__doc__ or type(network).__name__).partition("\n")[0],
         recipe=_recipe(run.config),
         command=shlex.join(["python", "train.py", *overrides]),
     )
 
 
-def _recipe(config: DictConfig) -> dict[str, Any]:
-    return {
-        "network": _as_call(config.model.network),
-        "epochs, batch size": f"{config.trainer.max_epochs}, {config.data.batch_size}",
-        "optimizer": _as_call(config.optimizer),
-        "learning rate schedule": _as_call(config.scheduler),
-        "augmentation": _as_call(config.augment),
-        "label smoothing": config.model.label_smoothing,
-        "images held out for validation": config.data.val_size,
-    }
+def _recipe(config: DictConfig) -> dict[str, str]:
+    """What the run was made with, as far as its config has these keys."""
+    recipe = {}
+    for text, key in RECIPE.items():
+        value = OmegaConf.select(config, key)
+        if isinstance(value, DictConfig):
+            value = _as_call(value)
+        if value is not None:
+            recipe[text] = str(value)
+    return recipe
 
 
-def _as_call(node: DictConfig) -> str:
+def _as_call(part: DictConfig) -> str:
     """A part as it would be written in Python, such as `SGD(lr=0.01)`."""
-    options = OmegaConf.to_container(node, resolve=True)
+    options = OmegaConf.to_container(part, resolve=True)
     target = options.pop("_target_", "none").rpartition(".")[2]
     options.pop("_partial_", None)
     if not options:

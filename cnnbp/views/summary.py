@@ -17,5 +17,7 @@ def print_summary(overrides: Sequence[str], wide: bool = False) -> None:
         wide: add receptive field, jump and multiply-accumulates.
     """
     config = compose(list(overrides))
-    image = torch.zeros(1, 1, 28, 28)
-    print(table(measure(instantiate(config.model.network), image), wide=wide))
+    dataset = instantiate(config.data).dataset
+    image = torch.zeros(1, dataset.channels, dataset.image_size, dataset.image_size)
+    layers = measure(instantiate(config.model.network), image)
+    print(table(layers, wide=wide))

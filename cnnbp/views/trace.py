@@ -5,89 +5,34 @@ and the gradients by hand and by autograd agree to rounding.
 """
 
 import copy
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from cnnbp.model import backprop
-from cnnbp.model.layer_table import measure
+from cnnbp.model.layer_table import Layer, measure
+from cnnbp.views.gradient_comparison import Comparison, compare_gradients
+from cnnbp.views.layer_descriptions import describe, title_of
 
-
-class Description(NamedTuple):
-    """What a kind of component is called, and what happens in it, for a reader."""
-
-    title: str
-    forward: str
-    backward: str
+# of what is no layer, by its name; no class has these names
+KINDS = {"image": "input", "logits": "scores", "loss": "cross_entropy"}
 
 
-DESCRIPTIONS = {
-    "Conv2d": Description(
-        "conv",
-        "each kernel slides over all maps and sums them by weight",
-        "a pixel collects from all its windows",
-    ),
-    "Linear": Description(
-        "linear",
-        "each output sums all inputs by weight",
-        "each input collects from all outputs",
-    ),
-    "ReLU": Description(
-        "ReLU",
-        "negative values become 0",
-        "it passes where the value was positive and stops elsewhere",
-    ),
-    "BatchNorm2d": Description(
-        "batch norm",
-        "each map is shifted and scaled as learnt in training",
-        "each map's gradient is scaled alike",
-    ),
-    "GroupNorm": Description(
-        "group norm",
-        "each group of maps gets one mean and one spread",
-        "each group's gradient is centred and scaled",
-    ),
-    "AvgPool2d": Description(
-        "mean of each map",
-        "each map is averaged to the score of one class",
-        "each pixel gets an equal share",
-    ),
-    "Flatten": Description(
-        "probabilities", "softmax turns the scores into probabilities that sum to 1", ""
-    ),
-    "CrossEntropyLoss": Description(
-        "loss",
-        "minus the logarithm of the label's probability",
-        "probabilities, less 1 at the label",
-    ),
-}
-
-
-def describe(kind: str) -> Description:
-    """Describe a component by the name of its class; an unknown one as an activation."""
-    if kind in DESCRIPTIONS:
-        return DESCRIPTIONS[kind]
-    return Description(
-        kind, "each value is mapped on its own", "it is multiplied by the slope at each value"
-    )
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TracedComponent:
-    """One component on the way: the image, each module of the network, the logits, the loss.
+    """One component on the way: the image, each layer of the network, the logits, the loss.
 
     Attributes:
-        name: the module's; "image", "flatten" (the logits) and "loss" for the others.
-        kind: the name of the module's class.
+        name: the layer's; "image", "logits" and "loss" for the others.
+        kind: the name of the layer's class; a value of `KINDS` for the others.
         title: what the component is, for a reader.
         output, gradient: the activation and the gradient of the loss at it, float64, without the
             batch dimension.
         difference: the largest between gradients by hand and by autograd, at the output and at
             the parameters, as a share of the largest element there.
-        parameters, field, macs: as in `layer_table.Layer`; behind the last module the receptive
+        by_hand: False where autograd takes the place of equations.
+        parameters, field, macs: as in `layer_table.Layer`; behind the last layer the receptive
             field stays.
         weight_gradient: norm of the gradient of the weight, without the bias; None where there
             is no weight.
@@ -99,7 +44,8 @@ class TracedComponent:
     title: str
     output: Tensor
     gradient: Tensor
-    difference: float
+    difference: float = 0.0
+    by_hand: bool = True
     parameters: int = 0
     field: int = 1
     macs: int = 0
@@ -107,127 +53,106 @@ class TracedComponent:
     update: float | None = None
 
     @property
-    def block(self) -> str:
-        """The part of the network that it belongs to: conv1.0 for conv1.0.norm, gap for gap."""
-        return self.name.rpartition(".")[0] or self.name
+    def is_layer(self) -> bool:
+        """Whether it is a part of the network: not the image, the logits or the loss."""
+        return self.kind not in KINDS.values()
 
 
-Trace = list[TracedComponent]
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """An image's way, the image first and the loss last.
+
+    Attributes:
+        label: of the image; the prediction where it is unknown.
+        class_names: by label.
+    """
+
+    components: list[TracedComponent]
+    label: int
+    class_names: Sequence[str]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Of the classes (K,), float64."""
+        return self.components[-2].output.softmax(0)
+
+    @property
+    def prediction(self) -> int:
+        """The label of the likeliest class."""
+        return int(self.probabilities.argmax())
 
 
 def trace_image(
-    network: nn.Module, image: Tensor, label: int | None, learning_rate: float
-) -> tuple[Trace, int]:
+    network: nn.Module,
+    image: Tensor,
+    label: int | None,
+    learning_rate: float,
+    class_names: Sequence[str] | None = None,
+) -> Trace:
     """Send an image to the loss and the gradient back.
 
     Args:
         image: the network's input (1, C, H, W), float64.
         label: without one the prediction is taken for it.
         learning_rate: of the step that `update` measures.
-
-    Returns:
-        The components, the image first and the loss last, and the label.
+        class_names: by label; by default the labels themselves.
     """
     # a copy, because the caller's network keeps its precision and its mode
     network = copy.deepcopy(network).cpu().double().eval().requires_grad_()
+    with torch.no_grad():
+        logits = network(image)[0]
     if label is None:
-        label = int(network(image).argmax())
-    labels = torch.tensor([label])
-    records = backprop.forward(network, image, labels)
-    gradients, image_gradient = backprop.backward(records)
-    reference = _gradients_by_autograd(network, image, labels)
-    modules = dict(network.named_modules())
+        label = int(logits.argmax())
     layers = {layer.name: layer for layer in measure(network, image)}
-    start = TracedComponent(
-        "image",
-        "Input",
-        "normalised pixels",
-        image[0],
-        image_gradient[0],
-        _relative_difference(image_gradient, reference["image"]),
+    components: list[TracedComponent] = []
+    for comparison in compare_gradients(network, image, torch.tensor([label])):
+        if comparison.module is None:
+            field = components[-1].field if components else 1
+            components.append(_place(comparison, field))
+        else:
+            layer = layers[comparison.name]
+            components.append(_component(comparison, comparison.module, layer, learning_rate))
+    return Trace(components, label, class_names or [str(k) for k in range(len(logits))])
+
+
+def _place(comparison: Comparison, field: int) -> TracedComponent:
+    """The image, the logits or the loss."""
+    kind = KINDS[comparison.name]
+    return TracedComponent(
+        name=comparison.name,
+        kind=kind,
+        title=describe(kind).title,
+        output=_without_batch(comparison.output),
+        gradient=_without_batch(comparison.gradient),
+        difference=comparison.difference,
+        by_hand=comparison.by_hand,
+        field=field,
     )
-    trace = [start]
-    for record in records:
-        own = {}
-        for key, gradient in gradients.items():
-            if key.rpartition(".")[0] == record.name:
-                own[key] = gradient
-        module, layer = modules.get(record.name), layers.get(record.name)
-        field = layer.receptive_field if layer else trace[-1].field
-        component = _traced(record, module, own, reference, learning_rate)
-        if layer:
-            component = replace(component, parameters=layer.parameters, macs=layer.macs)
-        trace.append(replace(component, field=field))
-    return trace, label
 
 
-def _traced(
-    record: backprop.Record,
-    module: nn.Module | None,
-    gradients: dict[str, Tensor],
-    reference: dict[str, Tensor],
-    learning_rate: float,
+def _component(
+    comparison: Comparison, module: nn.Module, layer: Layer, learning_rate: float
 ) -> TracedComponent:
-    """A component from its record, compared with autograd.
-
-    Args:
-        gradients: of its parameters.
-        reference: gradients by autograd.
-    """
-    gradient = record.gradient
-    # backward has filled it in
-    assert gradient is not None
-    differences = [_relative_difference(gradient, reference[record.name])]
-    for key, own in gradients.items():
-        differences.append(_relative_difference(own, reference[key]))
     weight_gradient = update = None
-    if gradients and module is not None:
-        norm = gradients[f"{record.name}.weight"].norm()
+    if "weight" in comparison.parameter_gradients:
+        norm = comparison.parameter_gradients["weight"].norm()
         weight_gradient = norm.item()
         update = (learning_rate * norm / module.get_parameter("weight").norm()).item()
     return TracedComponent(
-        name=record.name,
-        kind=record.kind,
-        title=_title(record.kind, module),
-        output=_without_batch(record.output),
-        gradient=_without_batch(gradient),
-        difference=max(differences),
+        name=comparison.name,
+        kind=layer.kind,
+        title=title_of(module),
+        output=_without_batch(comparison.output),
+        gradient=_without_batch(comparison.gradient),
+        difference=comparison.difference,
+        by_hand=comparison.by_hand,
+        parameters=layer.parameters,
+        field=layer.receptive_field,
+        macs=layer.macs,
         weight_gradient=weight_gradient,
         update=update,
     )
 
 
 def _without_batch(values: Tensor) -> Tensor:
-    # the loss has no batch
-    return values[0] if values.ndim else values
-
-
-def _gradients_by_autograd(network: nn.Module, image: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Gradients at the image, the modules' outputs, the logits, the loss and the parameters."""
-    nodes = {"image": image.clone().requires_grad_()}
-    hooks = []
-    for name, module in network.named_modules():
-
-        def keep(module: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
-            nodes[name] = output
-
-        hooks.append(module.register_forward_hook(keep))
-    nodes["flatten"] = network(nodes["image"])
-    for hook in hooks:
-        hook.remove()
-    nodes["loss"] = F.cross_entropy(nodes["flatten"], labels)
-    nodes |= dict(network.named_parameters())
-    gradients = torch.autograd.grad(nodes["loss"], list(nodes.values()))
-    return dict(zip(nodes, gradients, strict=True))
-
-
-def _relative_difference(values: Tensor, reference: Tensor) -> float:
-    largest = reference.abs().max().item() or 1.0
-    return (values - reference).abs().max().item() / largest
-
-
-def _title(kind: str, module: nn.Module | None) -> str:
-    if not isinstance(module, nn.Conv2d):
-        return describe(kind).title
-    stride = f", stride {module.stride[0]}" if module.stride[0] > 1 else ""
-    return f"conv {module.kernel_size[0]}x{module.kernel_size[1]}{stride}"
+    return values[0] if values.ndim else values  # the loss has no batch

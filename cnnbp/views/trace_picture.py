@@ -1,6 +1,6 @@
 """A trace as a picture: what comes out of each block, and below it the gradient there."""
 
-from itertools import count, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,19 +8,21 @@ import numpy as np
 
 from cnnbp.figures.figure_file import figure
 from cnnbp.views.trace import Trace, TracedComponent
+from cnnbp.views.trace_panels import (
+    MARGIN,
+    SIDE,
+    WIDTH,
+    Panel,
+    as_maps,
+    group_into_blocks,
+    is_vector,
+    place_panels,
+)
 
-# of the picture; all lengths below are in its pixels
-WIDTH, HEIGHT, DPI = 1920, 1080, 120
-# left and right of all
-MARGIN = 40
-# height of a panel
-SIDE = 368
-IMAGE_WIDTH = 224
-# of all blocks between the image and the last convolution
-MAPS_WIDTH = 800
-BARS_WIDTH = 190
-# upper edges of the panels
-TOPS = {"forward": 206, "backward": 646}
+HEIGHT, DPI = 1080, 120  # of the picture; all lengths below are in its pixels
+MOST_BARS = 10
+MOST_HEADS = 4  # lines above a panel
+TOPS = {"forward": 206, "backward": 646}  # upper edges of the panels
 COLOURS = {"forward": "viridis", "backward": "RdBu_r"}
 # extremes would leave all other values pale
 QUANTILES = (0.005, 0.995)
@@ -38,55 +40,49 @@ LEGENDS = {
     "forward": Legend("Forward: the output of each block", "lowest", "highest in the panel"),
     "backward": Legend(
         "Backward: the gradient of the loss at the output above",
-        "more of it lowers the loss",
+        "an increase lowers the loss",
         "raises it",
     ),
 }
 
 
-class Box(NamedTuple):
-    """The place of a block's panels: left edge, width, and the side of one map in it."""
-
-    left: float
-    width: float
-    map_side: float
-
-
-def draw_trace(trace: Trace, label: int, path: str | Path, title: str = "") -> None:
+def draw_trace(trace: Trace, path: str | Path, title: str = "") -> None:
     """Draw a trace; each panel has its own range of colours."""
     with figure(path, WIDTH / DPI, HEIGHT / DPI) as axes:
-        picture = TracePicture(axes, trace, label, title)
-        last_of_block = {component.block: component for component in trace}
-        for component in last_of_block.values():
+        picture = TracePicture(axes, trace, title)
+        for panel in picture.panels:
             for direction in TOPS:
-                picture.show(component, direction)
+                picture.show(panel.block.components[-1], direction)
+        picture.show(trace.components[-1], "backward")
 
 
 class TracePicture:
     """Axes over the whole picture, in pixels: a column a block, forward above backward."""
 
-    def __init__(self, axes: Any, trace: Trace, label: int, title: str):
-        self.axes, self.label, self.boxes = axes, label, block_boxes(trace)
-        self.digit = trace[0].output[0]
+    def __init__(self, axes: Any, trace: Trace, title: str):
+        self.axes, self.trace = axes, trace
+        self.panels = place_panels(group_into_blocks(trace), len(trace.class_names))
+        self.panel_of: dict[TracedComponent, Panel] = {trace.components[-1]: self.panels[-1]}
+        for panel in self.panels:
+            self.panel_of |= dict.fromkeys(panel.block.components, panel)
         axes.figure.set_layout_engine("none")
         axes.set(position=(0, 0, 1, 1), xlim=(0, WIDTH), ylim=(HEIGHT, 0))
         axes.axis("off")
         self.title = self._write(MARGIN, 30, title, ha="left", size=15, weight="bold")
         self.frame = axes.plot([], [], color="tab:orange", linewidth=3)[0]
-        for block in self.boxes:
-            self._write_heads(trace, block)
+        for panel in self.panels:
+            self._write_heads(panel)
         for direction, top in TOPS.items():
             self._draw_legend(direction)
-            for box, next_box in pairwise(self.boxes.values()):
-                start = (box.left + box.width + 8, top + SIDE / 2)
-                end = (next_box.left - 8, top + SIDE / 2)
+            for panel, next_panel in pairwise(self.panels):
+                start = (panel.left + panel.width + 8, top + SIDE / 2)
+                end = (next_panel.left - 8, top + SIDE / 2)
                 if direction == "backward":
                     start, end = end, start
                 self._draw_arrow(start, end)
-        middle = self.boxes["flatten"].left + BARS_WIDTH / 2
-        self._draw_arrow(
-            (middle, TOPS["forward"] + SIDE + 10), (middle, TOPS["backward"] + SIDE / 2 - 50)
-        )
+        x = self.panels[-1].middle
+        start, end = TOPS["forward"] + SIDE + 10, TOPS["backward"] + SIDE / 2 - 50
+        self._draw_arrow((x, start), (x, end))
 
     def show(self, component: TracedComponent, direction: str) -> list[Any]:
         """Show the output or the gradient of a component in the place of its block.
@@ -94,52 +90,47 @@ class TracePicture:
         Returns:
             The matplotlib artists that it is drawn with.
         """
-        is_forward = direction == "forward"
-        values = component.output if is_forward else component.gradient
-        if component.kind == "CrossEntropyLoss" and not is_forward:
-            middle = self.boxes["flatten"].left + BARS_WIDTH / 2
+        panel = self.panel_of[component]
+        if component.name == "loss" and not component.is_layer:
             text = f"loss\n{component.output:.3g}"
-            return [self._write(middle, TOPS[direction] + SIDE / 2, text, size=15)]
-        if component.kind == "Flatten" and is_forward:
-            return self._draw_bars(values.softmax(0).numpy(), component, direction, ".1%", "")
-        if values.shape[1:] == (1, 1):
-            form, note = (".2f", "orange: the label")
-            if not is_forward:
-                form, note = (".0e", "probability - target")
-            return self._draw_bars(values.flatten().numpy(), component, direction, form, note)
-        if values.ndim == 3:
-            return self._draw_maps(values.numpy(), component, direction)
-        return []
+            return [self._write(panel.middle, TOPS[direction] + SIDE / 2, text, size=15)]
+        values = (component.output if direction == "forward" else component.gradient).numpy()
+        if not component.is_layer and values.ndim == 1:
+            if direction == "backward":
+                return []  # the place of the loss
+            return self._draw_bars(self.trace.probabilities.numpy(), panel, direction, ".1%", "")
+        if is_vector(component) and len(values) == len(self.trace.class_names):
+            if direction == "forward":
+                return self._draw_bars(values.flatten(), panel, direction, ".2f", "orange: label")
+            note = "probability - target"
+            return self._draw_bars(values.flatten(), panel, direction, ".0e", note)
+        return self._draw_maps(values, component, panel, direction)
 
     def point(self, component: TracedComponent, direction: str, caption: str) -> list[Any]:
         """Put a frame round the place of a component, and a caption in place of the title."""
-        box = self.boxes.get(component.block, self.boxes["flatten"])
-        left, right = box.left - 5, box.left + box.width + 5
+        panel = self.panel_of[component]
+        left, right = panel.left - 5, panel.left + panel.width + 5
         top, bottom = TOPS[direction] - 5, TOPS[direction] + SIDE + 5
         self.frame.set_data([left, right, right, left, left], [top, top, bottom, bottom, top])
         self.title.set_text(caption)
         return [self.frame, self.title]
 
-    def _write_heads(self, trace: Trace, block: str) -> None:
+    def _write_heads(self, panel: Panel) -> None:
         """Write the block's name, its components and the shape of its output above its panel."""
-        parts = []
-        for component in trace:
-            if component.block == block and component.kind != "Dropout":
-                parts.append(component)
-        shape = " x ".join(map(str, parts[-1].output.shape))
-        x, y = self.boxes[block].left + self.boxes[block].width / 2, TOPS["forward"] - 95
-        name = "softmax" if block == "flatten" else block
-        self._write(x, y, name, size=11, weight="bold")
-        for number, line in enumerate([*(part.title for part in parts), shape], 1):
-            self._write(x, y + 2 + 19 * number, line)
+        components = panel.block.components
+        lines = [component.title for component in components if component.kind != "Dropout"]
+        if len(lines) >= MOST_HEADS:
+            left_out = len(lines) - MOST_HEADS + 2
+            lines[MOST_HEADS - 2 :] = [f"and {left_out} more"]
+        lines.append(" x ".join(map(str, components[-1].output.shape)))
+        y = TOPS["forward"] - 95
+        self._write(panel.middle, y, panel.block.name, size=11, weight="bold")
+        for number, line in enumerate(lines, 1):
+            self._write(panel.middle, y + 2 + 19 * number, line)
 
     def _draw_maps(
-        self, values: np.ndarray, component: TracedComponent, direction: str
+        self, values: np.ndarray, component: TracedComponent, panel: Panel, direction: str
     ) -> list[Any]:
-        box = self.boxes[component.block]
-        columns = round(box.width / box.map_side)
-        height = -(-len(values) // columns) * box.map_side
-        top = TOPS[direction] + (SIDE - height) / 2
         low, high = np.quantile(values, QUANTILES)
         notes = [f"{low:.2g} … {high:.2g}"]
         if direction == "backward":
@@ -149,49 +140,72 @@ class TracePicture:
         # all values are alike
         if low >= high:
             low, high = low - 1, high + 1
+        is_image = not component.is_layer
+        maps = values.mean(0, keepdims=True) if is_image else as_maps(values)
+        columns = max(1, round(panel.width / panel.map_side))
+        height = -(-len(maps) // columns) * panel.map_side
+        top = TOPS[direction] + (SIDE - height) / 2
         sheet = self.axes.imshow(
-            arrange_maps(values, columns),
+            arrange_maps(maps, columns),
             vmin=low,
             vmax=high,
-            extent=(box.left, box.left + box.width, top + height, top),
+            extent=(panel.left, panel.left + panel.width, top + height, top),
             aspect="auto",
             cmap=COLOURS[direction],
         )
         sheet.set_cmap(sheet.cmap.with_extremes(bad="0.75"))
         artists = [sheet]
-        if component.name == "image" and direction == "backward":
-            artists.append(self._draw_outline(box, top))
+        if is_image and direction == "backward":
+            artists.append(self._draw_outline(panel, top))
         for number, note in enumerate(notes):
-            middle = box.left + box.width / 2
-            artists.append(self._write(middle, TOPS[direction] + SIDE + 16 + 18 * number, note))
+            y = TOPS[direction] + SIDE + 16 + 18 * number
+            artists.append(self._write(panel.middle, y, note))
         return artists
 
-    def _draw_outline(self, box: Box, top: float) -> Any:
-        """Draw the outline of the digit over the gradient at the image."""
-        rows, columns = self.digit.shape
-        x = box.left + box.map_side * (np.arange(columns) + 0.5) / columns
-        y = top + box.map_side * (np.arange(rows) + 0.5) / rows
-        middle = (self.digit.min() + self.digit.max()) / 2
-        return self.axes.contour(x, y, self.digit, [middle], colors="black", linewidths=1)
+    def _draw_outline(self, panel: Panel, top: float) -> Any:
+        """Draw the outline of what is on the image over the gradient there."""
+        image = self.trace.components[0].output.numpy().mean(0)
+        rows, columns = image.shape
+        x = panel.left + panel.map_side * (np.arange(columns) + 0.5) / columns
+        y = top + panel.map_side * (np.arange(rows) + 0.5) / rows
+        middle = (image.min() + image.max()) / 2
+        return self.axes.contour(x, y, image, [middle], colors="black", linewidths=1)
 
     def _draw_bars(
-        self, values: np.ndarray, component: TracedComponent, direction: str, form: str, note: str
+        self, values: np.ndarray, panel: Panel, direction: str, form: str, note: str
     ) -> list[Any]:
-        left, classes = self.boxes[component.block].left, len(values)
+        """Draw a bar for each class, or for the likeliest ones and the label."""
+        shown = self._shown_classes()
+        names = [self.trace.class_names[label][:9] for label in shown]
+        name_width = 22 if max(map(len, names)) <= 2 else 74
+        number_left = 132
+        values = values[shown]
         low, high = min(values.min(), 0), max(values.max(), 0)
-        unit = 100 / ((high - low) or 1)
-        y = TOPS[direction] + SIDE / classes * (np.arange(classes) + 0.5)
-        colours = ["0.6"] * classes
-        colours[self.label] = "tab:orange"
+        unit = (number_left - name_width - 10) / ((high - low) or 1)
+        y = TOPS[direction] + SIDE / len(shown) * (np.arange(len(shown)) + 0.5)
+        colours = ["tab:orange" if label == self.trace.label else "0.6" for label in shown]
         bars = self.axes.barh(
-            y, values * unit, left=left + 22 - low * unit, height=260 / classes, color=colours
+            y,
+            values * unit,
+            left=panel.left + name_width - low * unit,
+            height=260 / len(shown),
+            color=colours,
         )
         artists = list(bars)
-        for label in range(classes):
-            artists.append(self._write(left, y[label], label, ha="left", size=11))
-            artists.append(self._write(left + 132, y[label], f"{values[label]:{form}}", ha="left"))
-        artists.append(self._write(left + BARS_WIDTH / 2, TOPS[direction] + SIDE + 16, note))
+        size = 11 if name_width == 22 else 9.5
+        for place, name, value in zip(y, names, values, strict=True):
+            artists.append(self._write(panel.left, place, name, ha="left", size=size))
+            number = f"{value:{form}}"
+            artists.append(self._write(panel.left + number_left, place, number, ha="left"))
+        artists.append(self._write(panel.middle, TOPS[direction] + SIDE + 16, note))
         return artists
+
+    def _shown_classes(self) -> list[int]:
+        order = self.trace.probabilities.argsort(descending=True).tolist()
+        likeliest = order[:MOST_BARS]
+        if self.trace.label not in likeliest:
+            likeliest[-1] = self.trace.label
+        return sorted(likeliest)
 
     def _draw_legend(self, direction: str) -> None:
         legend = LEGENDS[direction]
@@ -213,41 +227,6 @@ class TracePicture:
         return self.axes.text(x, y, text, ha=ha, va="center", fontsize=size, **style)
 
 
-def block_boxes(trace: Trace) -> dict[str, Box]:
-    """Place the blocks of a trace side by side, each as wide as its maps need."""
-    maps = {}
-    for component in trace:
-        if component.output.ndim == 3:
-            maps[component.block] = len(component.output)
-    *_, head = maps
-    trunk = {}
-    for block, number in maps.items():
-        if block not in ("image", "conv5", head):
-            trunk[block] = number
-    rows = _rows_that_fit(trunk.values())
-    sizes: dict[str, tuple[float, float]] = {"image": (IMAGE_WIDTH, IMAGE_WIDTH)}
-    for block, number in trunk.items():
-        sizes[block] = (-(-number // rows) * SIDE / rows, SIDE / rows)
-    sizes["conv5"] = (SIDE / 10, SIDE / 10)
-    sizes[head] = sizes["flatten"] = (BARS_WIDTH, BARS_WIDTH)
-    used = sum(width for width, _ in sizes.values())
-    space = (WIDTH - 2 * MARGIN - used) / (len(sizes) - 1)
-    boxes, left = {}, float(MARGIN)
-    for block, (width, map_side) in sizes.items():
-        boxes[block] = Box(left, width, map_side)
-        left += width + space
-    return boxes
-
-
-def _rows_that_fit(numbers: Any) -> int:
-    """The fewest rows of maps with which all blocks fit into `MAPS_WIDTH`."""
-    for rows in count(1):
-        columns = sum(-(-number // rows) for number in numbers)
-        if columns * SIDE / rows <= MAPS_WIDTH:
-            return rows
-    raise AssertionError("unreachable: more rows always take less width")
-
-
 def arrange_maps(maps: np.ndarray, columns: int, side: int = 104, gap: int = 4) -> np.ndarray:
     """Lay maps (C, H, W) out in rows as one array, with NaN between them.
 
@@ -256,8 +235,9 @@ def arrange_maps(maps: np.ndarray, columns: int, side: int = 104, gap: int = 4) 
         gap: between two maps, in pixels.
     """
     rows = -(-len(maps) // columns)
-    index = np.arange(side) * maps.shape[1] // side
+    down = np.arange(side) * maps.shape[1] // side
+    right = np.arange(side) * maps.shape[2] // side
     sheet = np.full((rows * columns, side + gap, side + gap), np.nan)
-    sheet[: len(maps), :side, :side] = maps[:, index][:, :, index]
+    sheet[: len(maps), :side, :side] = maps[:, down][:, :, right]
     sheet = sheet.reshape(rows, columns, side + gap, -1).swapaxes(1, 2)
     return sheet.reshape(rows * (side + gap), -1)[:-gap, :-gap]

@@ -1,71 +1,99 @@
 """A trace as a table: forward to be read down on the left, backward upwards on the right."""
 
+from collections.abc import Sequence
+
 from cnnbp.views.trace import Trace, TracedComponent
 
-HEADS = (
-    f"{'component':18} {'kind':16} {'output':>8} {'params':>7} {'field':>5} {'MACs':>10} "
-    f"{'mean':>9} {'std':>8} {'zeros':>6}  | "
-    f"{'|dL/dy|':>8} {'|dL/dw|':>8} {'update':>8} {'differ':>8}"
-)
-WAYS = f"{'':35}{' forward, downwards ':-^62} | {' backward, upwards ':-^37}"
-RULE = "-" * len(HEADS)
+FORWARD_HEADS = ("component", "kind", "output", "params", "field", "MACs", "mean", "std", "zeros")
+BACKWARD_HEADS = ("|dL/dy|", "|dL/dw|", "update", "differ")
+HEADS = (*FORWARD_HEADS, *BACKWARD_HEADS)
+NARROWEST = (18, 16, 8, 7, 5, 10, 9, 8, 6, 8, 8, 8, 8)  # of the columns, in characters
+LEFT_ALIGNED = 2  # so many columns
 NOTE = (
     "evaluation mode, float64 | update: |lr dL/dw| / |w| | "
     "differ: by hand from autograd, share of the largest"
 )
+NOT_BY_HAND = "autograd"
+LIKELIEST = 3
 
 
-def trace_table(trace: Trace, label: int) -> str:
+def trace_table(trace: Trace) -> str:
     """Lay a trace out, a component a line, with the totals and the three likeliest classes."""
-    lines = [WAYS, HEADS, RULE]
-    lines.extend(_line(component) for component in trace)
-    lines += [RULE, _total(trace), NOTE, _summary(trace, label)]
-    return "\n".join(lines)
+    rows = [_cells(component) for component in trace.components]
+    rows.append(_total(trace))
+    widths = []
+    for column, (head, narrowest) in enumerate(zip(HEADS, NARROWEST, strict=True)):
+        widths.append(max(narrowest, len(head), *(len(row[column]) for row in rows)))
+    heads = _line(HEADS, widths)
+    rule = "-" * len(heads)
+    named = sum(widths[:LEFT_ALIGNED]) + LEFT_ALIGNED
+    border = heads.index("|")
+    forward = " forward, downwards ".center(border - named - 1, "-")
+    backward = " backward, upwards ".center(len(heads) - border - 2, "-")
+    *lines, total = (_line(row, widths) for row in rows)
+    ways = f"{'':{named}}{forward} | {backward}"
+    return "\n".join([ways, heads, rule, *lines, rule, total, _note(trace), _summary(trace)])
 
 
-def _line(component: TracedComponent) -> str:
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    aligned = []
+    for column, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        aligned.append(f"{cell:<{width}}" if column < LEFT_ALIGNED else f"{cell:>{width}}")
+    border = len(FORWARD_HEADS)
+    return f"{' '.join(aligned[:border])}  | {' '.join(aligned[border:])}"
+
+
+def _cells(component: TracedComponent) -> list[str]:
     output = component.output
-    shape = "x".join(map(str, output.shape)) or "1"
     zeros = (output == 0).double().mean()
-    backward = (
-        component.gradient.norm().item(),
-        component.weight_gradient,
-        component.update,
-        component.difference,
-    )
-    return (
-        f"{component.name:18} {component.kind:16} {shape:>8} {component.parameters:>7,} "
-        f"{component.field:>5} {component.macs:>10,} {output.mean():>9.4f} "
-        f"{output.std(correction=0):>8.4f} {zeros:>6.1%}  | {' '.join(map(_number, backward))}"
-    )
+    return [
+        component.name,
+        component.kind,
+        "x".join(map(str, output.shape)) or "1",
+        f"{component.parameters:,}",
+        f"{component.field}",
+        f"{component.macs:,}",
+        f"{output.mean():.4f}",
+        f"{output.std(correction=0):.4f}",
+        f"{zeros:.1%}",
+        _number(component.gradient.norm().item()),
+        _number(component.weight_gradient),
+        _number(component.update),
+        _number(component.difference) if component.by_hand else NOT_BY_HAND,
+    ]
 
 
 def _number(value: float | None) -> str:
-    text = "" if value is None else f"{value:.1e}"
-    return f"{text:>8}"
+    return "" if value is None else f"{value:.1e}"
 
 
-def _total(trace: Trace) -> str:
-    parameters = sum(component.parameters for component in trace)
-    macs = sum(component.macs for component in trace)
-    gradient = sum((component.weight_gradient or 0) ** 2 for component in trace) ** 0.5
-    return (
-        f"{'total':43} {parameters:>7,} {'':5} {macs:>10,} {'':25}  | "
-        f"{'':8} {gradient:>8.1e} {'':8} {_worst(trace):>8.1e}"
-    )
+def _total(trace: Trace) -> list[str]:
+    parameters = sum(component.parameters for component in trace.components)
+    macs = sum(component.macs for component in trace.components)
+    gradient = sum((component.weight_gradient or 0) ** 2 for component in trace.components) ** 0.5
+    cells = dict.fromkeys(HEADS, "")
+    cells |= {"component": "total", "params": f"{parameters:,}", "MACs": f"{macs:,}"}
+    cells |= {"|dL/dw|": _number(gradient), "differ": _number(_worst(trace))}
+    return list(cells.values())
 
 
-def _summary(trace: Trace, label: int) -> str:
-    *_, logits, loss = trace
-    probabilities = logits.output.softmax(0)
+def _note(trace: Trace) -> str:
+    if all(component.by_hand for component in trace.components):
+        return NOTE
+    return f"{NOTE}; {NOT_BY_HAND}: no equations"
+
+
+def _summary(trace: Trace) -> str:
+    loss = trace.components[-1].output
     likeliest = []
-    for label_read in probabilities.argsort(descending=True)[:3].tolist():
-        likeliest.append(f"{label_read} ({probabilities[label_read]:.2%})")
+    for label in trace.probabilities.argsort(descending=True)[:LIKELIEST].tolist():
+        likeliest.append(f"{trace.class_names[label]} ({trace.probabilities[label]:.2%})")
     return (
-        f"loss {loss.output:.3g} for {label} | read as {', '.join(likeliest)} | "
+        f"loss {loss:.3g} for {trace.class_names[trace.label]} | "
+        f"predicted {', '.join(likeliest)} | "
         f"by hand and autograd differ by at most {_worst(trace):.0e}"
     )
 
 
 def _worst(trace: Trace) -> float:
-    return max(component.difference for component in trace)
+    return max(component.difference for component in trace.components if component.by_hand)

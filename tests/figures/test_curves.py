@@ -43,3 +43,24 @@ def test_ticks_lie_between_the_values(axes, values):
     ticks = axes.get_yticks()
     assert len(ticks) > 0
     assert min(values) - 1e-9 <= min(ticks) <= max(ticks) <= max(values) + 1e-9
+
+
+@pytest.mark.parametrize("values", [(2.3, 0.02), (0.061, 0.064), (0.5, 0.5), (1e-7, 3.0)])
+def test_losses_have_round_ticks_between_them(axes, values):
+    draw_curves(axes, "loss", {"test": list(enumerate(values))})
+    ticks = axes.get_yticks()
+    assert len(ticks) > 1
+    assert min(values) <= min(ticks) <= max(ticks) <= max(values)
+
+
+def test_a_loss_of_zero_has_no_logarithm(axes):
+    draw_curves(axes, "loss", {"test": [(1, 0.1), (2, 0.0)]})
+    assert axes.get_yscale() == "linear"
+
+
+def test_only_ten_lines_have_names(axes):
+    lines = {f"run {number}": [(1, 0.5), (2, number / 20)] for number in range(1, 13)}
+    draw_curves(axes, "accuracy", lines)
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == list(lines)[:10]
+    assert len(axes.lines) == 12

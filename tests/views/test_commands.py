@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cnnbp.data.datasets import MNIST
 from cnnbp.training.restore import restore
-from cnnbp.views.evaluate import average_over_shifts
+from cnnbp.views.evaluate import average_over_shifts, class_table
+from cnnbp.views.inference import evaluate_test_set
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -56,22 +57,28 @@ def test_evaluate_gives_the_numbers_of_the_run(trained, cnnbp, capsys):
     assert counts[:, 2].sum() == correct
 
 
-def test_the_mean_average_over_shifts(trained):
+def test_the_numbers_are_those_of_the_run_to_the_last_digit(trained):
+    result = json.loads((trained / "result.json").read_text())
+    evaluation = evaluate_test_set(*restore(trained))
+    assert (evaluation.loss, evaluation.accuracy) == (result["loss"], result["accuracy"])
+    assert evaluation.correct == round(result["accuracy"] * 10_000)
+
+
+def test_the_average_over_shifts(trained):
     config, data, model = restore(trained)
     data.setup("test")
-    images, labels = data.splits["test"]
-    inner = images[:, 1:-1, 1:-1].flatten(1).sum(1) == images.flatten(1).sum(
-        1
-    )  # the frame is empty
-    data.splits["test"] = images, _ = images[inner][:200], labels[inner][:200]
+    images, _ = data.splits["test"]
+    # only images whose border is empty: rolling them then moves zeros in
+    inner = images[:, 1:-1, 1:-1].flatten(1).sum(1) == images.flatten(1).sum(1)
+    images = images[inner][:200]
     mean = torch.zeros(200, 10)
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
             with torch.inference_mode():
                 pixels = images.roll((down, right), (1, 2))[:, None].float()
                 mean += model(data.normalise(pixels)).softmax(1) / 9
-    torch.testing.assert_close(average_over_shifts(config, data, model), mean, rtol=1e-4, atol=1e-5)
-    assert data.splits["test"][0] is images
+    average = average_over_shifts(config, data, model, images[:, None])
+    torch.testing.assert_close(average, mean, rtol=1e-4, atol=1e-5)
 
 
 def test_test_time_augmentation_is_told_apart(trained, cnnbp, capsys, monkeypatch):
@@ -87,6 +94,16 @@ def test_evaluate_draws_a_picture(trained, cnnbp, tmp_path):
         assert image.width > 1000
     with pytest.raises(SystemExit, match="error: mistakes.xyz: "):
         cnnbp("evaluate", str(trained), "--plot", "mistakes.xyz")
+
+
+def test_the_table_names_the_classes():
+    counts = torch.tensor([[5, 0, 2], [0, 0, 0], [0, 0, 3]])
+    rows = [line.split() for line in class_table(counts, ["cat", "dog", "tree"]).splitlines()[1:]]
+    assert rows == [
+        ["cat", "7", "5", "71.43%", "tree", "(2", "times)"],
+        ["dog", "0", "0", "-", "-"],
+        ["tree", "3", "3", "100.00%", "-"],
+    ]
 
 
 def test_a_missing_checkpoint_is_one_line(trained, cnnbp):

@@ -1,7 +1,4 @@
-"""Every number of the journey against an independent computation.
-
-The picture and the film as files.
-"""
+"""Every number of a trace against an independent computation, and its picture and film as files."""
 
 import copy
 import warnings
@@ -16,10 +13,11 @@ from cnnbp.errors import UserError
 from cnnbp.model import backprop
 from cnnbp.model.layer_table import measure
 from cnnbp.model.network import Network
-from cnnbp.views.explain import explain_image
+from cnnbp.views.explain import explain_trace
 from cnnbp.views.trace import TracedComponent, trace_image
 from cnnbp.views.trace_film import animate_trace
-from cnnbp.views.trace_picture import arrange_maps, block_boxes, draw_trace
+from cnnbp.views.trace_panels import Block, place_panels
+from cnnbp.views.trace_picture import arrange_maps, draw_trace
 from cnnbp.views.trace_table import trace_table
 
 pytest.importorskip("matplotlib")
@@ -50,10 +48,6 @@ def digit() -> torch.Tensor:
     return image
 
 
-def prepare(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return normalise(images[None].to(dtype))
-
-
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels - 33) / 79
 
@@ -70,8 +64,8 @@ def by_autograd(network, label):
     outputs = {"image": normalise(digit()[None, None].double()).requires_grad_()}
     for name, module in network.named_modules():
         module.register_forward_hook(lambda module, _, y, name=name: outputs.update({name: y}))
-    outputs["flatten"] = network(outputs["image"])
-    outputs["loss"] = F.cross_entropy(outputs["flatten"], torch.tensor([label]))
+    outputs["logits"] = network(outputs["image"])
+    outputs["loss"] = F.cross_entropy(outputs["logits"], torch.tensor([label]))
     for y in outputs.values():
         y.retain_grad()
     outputs["loss"].backward()
@@ -81,11 +75,12 @@ def by_autograd(network, label):
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_every_stop_against_autograd_and_a_real_step(options):
     network = build(**options)
-    stops, label = travel(network)
+    trace = travel(network)
+    stops, label = trace.components, trace.label
     assert label == 7
     outputs, reference = by_autograd(network, label)
     leaves = [name for name, module in network.named_modules() if not list(module.children())]
-    assert [stop.name for stop in stops] == ["image", *leaves, "flatten", "loss"]
+    assert [stop.name for stop in stops] == ["image", *leaves, "logits", "loss"]
     layers = {layer.name: layer for layer in measure(network, torch.zeros(1, 1, 28, 28))}
     before = {name: p.detach().clone() for name, p in reference.named_parameters()}
     torch.optim.SGD(reference.parameters(), lr=LR).step()
@@ -120,11 +115,11 @@ def test_every_stop_against_autograd_and_a_real_step(options):
 
 def test_difference_is_the_largest_of_output_and_parameters():
     network = build(**SMALL)
-    stops, label = travel(network)
-    outputs, reference = by_autograd(network, label)
+    stops = travel(network).components
+    outputs, reference = by_autograd(network, 7)
     image = normalise(digit()[None, None].double())
     plain = build(**SMALL).double().eval()  # without hooks
-    records = backprop.forward(plain, image, torch.tensor([label]))
+    records = backprop.forward(plain, image, torch.tensor([7]))
     gradients, image_gradient = backprop.backward(records)
 
     def share(by_hand, autograd):
@@ -141,7 +136,7 @@ def test_a_wrong_gradient_by_hand_is_seen(monkeypatch):
     monkeypatch.setitem(
         backprop.COMPONENTS, "ReLU", lambda module, x: (x.clamp(min=0), lambda dy: (0.9 * dy,))
     )
-    stops, _ = travel(build(**SMALL))
+    stops = travel(build(**SMALL)).components
     differences = {stop.name: stop.difference for stop in stops}
     assert (
         differences["conv4.activation"] < 1e-11
@@ -152,8 +147,9 @@ def test_a_wrong_gradient_by_hand_is_seen(monkeypatch):
 
 def test_table_shows_the_stops():
     network = build()
-    stops, label = travel(network)
-    lines = trace_table(stops, label).splitlines()
+    trace = travel(network)
+    stops, label = trace.components, trace.label
+    lines = trace_table(trace).splitlines()
     assert max(map(len, lines)) <= 140
     rows = {
         line.split()[0]: line.replace("|", " ").split()
@@ -195,7 +191,7 @@ def test_table_shows_the_stops():
     probabilities = network.eval()(image).softmax(1)[0]
     top = int(probabilities.argmax())
     assert (
-        f"loss {-probabilities[7].log().item():.3g} for 7 | read as {top} "
+        f"loss {-probabilities[7].log().item():.3g} for 7 | predicted {top} "
         f"({probabilities[top]:.2%})" in lines[-1]
     )
     assert f"{worst:.0e}" in lines[-1]
@@ -205,10 +201,10 @@ def test_table_shows_the_stops():
 def test_label(label, capsys):
     network = build(**SMALL)
     prediction = int(network.eval()(normalise(digit()[None, None].float())).argmax())
-    explain_image(network, digit(), prepare, LR, "a picture", label)
+    explain_trace(travel(network, label), "a picture", label_is_known=label is not None)
     first, *_, last = capsys.readouterr().out.splitlines()
-    known = "label unknown, so the prediction is taken for it" if label is None else "label 2"
-    assert first == f"a picture: read as {prediction}, {known}"
+    assert first.startswith(f"a picture: predicted {prediction}, true class ")
+    assert ("unknown" in first) == (label is None)
     assert f"for {prediction if label is None else 2} |" in last
 
 
@@ -226,8 +222,7 @@ def test_the_network_is_left_as_it_was():
 
 
 def test_picture(tmp_path):
-    stops, label = travel(build())
-    draw_trace(stops, label, tmp_path / "picture.png", "title")
+    draw_trace(travel(build()), tmp_path / "picture.png", "title")
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.size == (1920, 1080)
         assert len(picture.convert("RGB").getcolors(2**21)) > 1000
@@ -237,24 +232,26 @@ def test_picture(tmp_path):
     "widths", [(32, 24, 16, 24, 16), (64, 48, 32, 48, 32), (200, 100, 1, 1, 7), (1, 1, 1, 1, 1)]
 )
 def test_all_maps_have_room(widths):
-    channels = {
-        "image": 1,
-        **dict(zip(("conv1.0", "conv1.1", "conv2", "conv3", "conv4"), widths, strict=True)),
-    }
-    channels |= {"conv5": 10, "gap": 10}
-    empty = torch.empty(0)
-    stops = [
-        TracedComponent(f"{name}.x", "", "", torch.empty(number, 1, 1), empty, 0.0)
-        for name, number in channels.items()
-    ]
-    boxes = block_boxes([*stops, TracedComponent("flatten", "", "", torch.empty(10), empty, 0.0)])
-    assert list(boxes) == [*channels, "flatten"]
-    for (left, width, _), (right, _, _) in pairwise([*boxes.values(), (1920, 0, 0)]):
-        assert left + width + 25 < right
-    for name, number in channels.items():
-        _, width, side = boxes[name]
-        columns = round(width / side)
-        assert name == "gap" or columns * 368 / side >= number - 1e-9
+    channels = {"image": 1}
+    channels |= zip(("conv1.0", "conv1.1", "conv2", "conv3", "conv4"), widths, strict=True)
+    channels |= {"conv5": 10}
+    kinds = {"image": "input", "softmax": "scores"}
+    shapes = {name: (number, 2, 2) for name, number in channels.items()}
+    shapes |= {"gap": (10, 1, 1), "softmax": (10,)}
+    blocks = []
+    for name, shape in shapes.items():
+        output = torch.empty(shape)
+        component = TracedComponent(name, kinds.get(name, "Conv2d"), "", output, output)
+        blocks.append(Block(name, [component]))
+    panels = place_panels(blocks, classes=10)
+    assert [panel.block.name for panel in panels] == list(shapes)
+    edges = [(panel.left, panel.left + panel.width) for panel in panels]
+    for (_, right), (left, _) in pairwise([*edges, (1920, 1920)]):
+        assert right + 25 < left
+    for panel in panels:
+        number = channels.get(panel.block.name, 0)
+        columns = round(panel.width / panel.map_side)
+        assert columns * 368 / panel.map_side >= number - 1e-9
 
 
 def test_picture_of_a_dead_network(tmp_path):
@@ -264,14 +261,15 @@ def test_picture_of_a_dead_network(tmp_path):
             parameter.zero_()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        stops, label = travel(network)
-        trace_table(stops, label)
-        draw_trace(stops, label, tmp_path / "picture.png")
+        trace = travel(network)
+        trace_table(trace)
+        draw_trace(trace, tmp_path / "picture.png")
 
 
 def test_film(tmp_path):
-    stops, label = travel(build(**OPTIONS["no dropout, usual order"]))
-    animate_trace(stops, label, tmp_path / "film.gif", "title")
+    trace = travel(build(**OPTIONS["no dropout, usual order"]))
+    stops = trace.components
+    animate_trace(trace, tmp_path / "film.gif", "title")
     assert (tmp_path / "film.gif").stat().st_size < 2e6
     assert [path.name for path in tmp_path.iterdir()] == ["film.gif"]
     with Image.open(tmp_path / "film.gif") as film:
@@ -290,12 +288,12 @@ def test_film(tmp_path):
 
 def test_film_must_be_a_gif(tmp_path):
     with pytest.raises(UserError, match=r"film\.mp4: the film is a GIF; name it FILE\.gif"):
-        explain_image(build(**SMALL), digit(), prepare, LR, "", film=str(tmp_path / "film.mp4"))
+        explain_trace(travel(build(**SMALL)), "", film=str(tmp_path / "film.mp4"))
 
 
 def test_explain_writes_and_names_its_files(tmp_path, capsys):
     plot = str(tmp_path / "picture.svg")
-    explain_image(build(**SMALL), digit(), prepare, LR, "", 1, plot=plot)
+    explain_trace(travel(build(**SMALL), 1), "", plot=plot)
     assert capsys.readouterr().out.endswith(f"{plot}\n")
     assert (tmp_path / "picture.svg").read_text().startswith("<?xml")
 

@@ -10,6 +10,7 @@ import shutil
 import statistics
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import cache
 from io import StringIO
 
@@ -22,12 +23,13 @@ from paths import ROOT
 
 from cnnbp.config.error_line import errors_on_one_line
 from cnnbp.data.datamodule import DataModule
+from cnnbp.data.datasets import MNIST
 from cnnbp.errors import UserError
 from cnnbp.model.network import Network
 from cnnbp.runs.run_record import RunRecord
 from cnnbp.training.restore import restore
 from cnnbp.views.export import FORMATS, Deployed, export, largest_difference
-from cnnbp.views.model_card import describe_accuracy
+from cnnbp.views.model_card import Exported, describe_accuracy, render_card
 
 SMALL = (*TWO_STEPS, "data.val_size=5000", "optimizer=adamw")
 SUFFIXES = {"onnx": ".onnx", "safetensors": ".safetensors", "torch": ".pt2"}
@@ -244,7 +246,8 @@ def test_the_card_tells_the_run(run, exported):
     )
     assert card["Accuracy"].strip() == wanted
     training = card["Network and training"]
-    assert "| epochs, batch size | 1, 16 |" in training
+    assert "| epochs | 1 |" in training
+    assert "| batch size | 16 |" in training
     assert "| optimizer | AdamW(lr=0.001, weight_decay=0.01, fused=True) |" in training
     assert "| learning rate schedule | none |" in training
     assert (
@@ -253,6 +256,32 @@ def test_the_card_tells_the_run(run, exported):
     )
     assert f"    python train.py {' '.join(SMALL)}\n" in training + "\n"
     assert "CC BY-SA 3.0" in card["Licences"]
+
+
+def test_the_card_tells_the_data_set(run):
+    dataset = replace(
+        MNIST, name="Pets", class_names=("cat", "dog", "mouse"), channels=3, image_size=32
+    )
+    exported = Exported("net.pt2", "last", 5, 1e-7)
+    card = render_card(RunRecord(run), torch.nn.Linear(2, 3), dataset, "snippet", exported)
+    assert card.startswith("# Pets classifier with 9 parameters\n")
+    assert "32 x 32 pixels, in colour" in card
+    assert "The 3 classes are cat, dog, mouse." in card
+
+
+def test_a_colour_program_of_three_classes(tmp_path):
+    dataset = replace(MNIST, class_names=("cat", "dog", "mouse"), channels=3, image_size=8)
+    torch.manual_seed(5)
+    data = DataModule()
+    data.dataset = dataset
+    layers = torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3)
+    deployed = Deployed(torch.nn.Sequential(*layers), data)
+    images = torch.randint(256, (1000, 3, 8, 8), dtype=torch.uint8)
+    with open(tmp_path / "file", "wb") as file, torch.no_grad():
+        program = FORMATS["torch"].write(deployed, {}, file)
+        expected = deployed.network((images / 255 - dataset.mean) / dataset.std)
+    assert expected.shape == (1000, 3)
+    assert largest_difference(program, images, expected) < 1e-5
 
 
 def copy(run, directory, seed, accuracy, **changes):
@@ -307,7 +336,7 @@ def test_mistakes_are_told_with_their_mending(run, tmp_path, monkeypatch):
     mistake(r"nowhere: no run here", tmp_path / "nowhere", "torch")
     mistake(r"net\.md: --format torch writes \*\.pt2 files", run, "torch", tmp_path / "net.md")
     mistake(
-        r"missing is no directory .*; mkdir -p .*missing$",
+        r"missing is not a directory .*; mkdir -p .*missing$",
         run,
         "torch",
         tmp_path / "missing" / "net.pt2",

@@ -123,8 +123,6 @@ def test_the_key_figures_are_those_of_the_result(run, page):
     assert result["versions"]["torch"] in page.texts("td")
 
 
-# the stand-in draws no lines that a legend could name
-@pytest.mark.filterwarnings("ignore:No artists with labels found")
 def test_the_curves_hold_every_logged_value(run, page, monkeypatch):
     from cnnbp.views import html_report
 
@@ -145,7 +143,7 @@ def test_the_curves_hold_every_logged_value(run, page, monkeypatch):
             assert wanted
             assert drawn[kind][name] == wanted
     assert len(drawn["learning rate"]["learning rate"]) == 2
-    alternatives = [own["alt"] for own, _ in page.all("img", class_="chart")]
+    alternatives = [own["alt"] for own, _ in page.all("img", class_="chart invertible")]
     assert [text.split(" over ")[0] for text in alternatives] == [
         "Accuracy",
         "Loss",
@@ -168,9 +166,9 @@ def test_the_classes_are_those_of_the_last_weights(run, page):
         correct = int((predictions[own] == label).sum())
         assert row[:2] == [str(label), str(int(own.sum()))]
         assert abs(int(row[2]) - correct) <= 2  # the run's precision may differ from this one's
-    shown = re.search(r"([\d,]+) of 10,000 test images are read right", page.source)[1]
+    shown = re.search(r"([\d,]+) of 10,000 test images are classified correctly", page.source)[1]
     assert int(shown.replace(",", "")) == sum(int(row[2]) for row in rows)
-    assert len(page.all("img", class_="drawing")) == 2
+    assert len(page.all("img", class_="drawing invertible")) == 2
 
 
 def test_the_page_needs_nothing_else_and_describes_its_pictures(run, page):
@@ -212,7 +210,7 @@ def test_a_run_without_checkpoint_and_curves_says_so(copy):
     (copy / "result.json").unlink()
     (copy / "metrics.csv").unlink()
     page = Page(write_report(copy))
-    assert not page.all("img", class_="chart")
+    assert not page.all("img", class_="chart invertible")
     assert re.search(
         "are missing: checkpoint .*last.ckpt: no such file", page.texts("p", class_="warn")[1]
     )
@@ -234,7 +232,7 @@ def test_a_sweep_ranks_its_runs_and_lists_the_failed_apart(sweep, tmp_path):
     assert bad in failed
     assert "optimizer.lr=-1: must be greater than 0" in failed
     assert page.texts("dd")[0] == "2 of 3"
-    assert len(page.all("img", class_="chart")) == 2
+    assert len(page.all("img", class_="chart invertible")) == 2
     links = [tmp_path / unquote(own["href"]) for own, _ in page.all("a")]
     assert [link.read_text() for link in links] == ["here"]
     assert "-m" in page.texts("code")[0].split()
