@@ -32,16 +32,21 @@ def explain(error: BaseException) -> str:
 
 
 def is_wrong_group_choice(error: BaseException) -> bool:
-    """Whether Hydra was given null, or something else that is not a text, for a group's choice."""
-    return str(error).startswith("Config group override must be")
+    """Whether Hydra was given something that is not a text for a group's choice."""
+    return str(error).startswith("Config group override")
+
+
+def how_to_replace(place: str, target: str = "...") -> str:
+    """The end of a line about keys that belong to a part's former class."""
+    return (
+        f"; to put another class in its place give '~{place}' '+{place}._target_={target}' "
+        f"'+{place}.KEY=...', or a config file of your own"
+    )
 
 
 def _explain(error: BaseException) -> str:
-    if is_wrong_group_choice(error):  # Hydra does not say of which group
-        return (
-            f"{error}; give a choice, as in optimizer=adam, logger=none or callbacks=none; "
-            "--help lists them"
-        )
+    if is_wrong_group_choice(error):
+        return _wrong_group_choice(error)
     if isinstance(error, MissingConfigException) and error.options:
         return _missing_choice(error)
     resolver_error = re.match(r"UserError raised while resolving interpolation: (.+)", str(error))
@@ -59,10 +64,18 @@ def _explain(error: BaseException) -> str:
         return f"{name}: does not fit what is there, a list or a group of keys"
     if isinstance(error, InstantiationException) and error.__cause__:
         place = str(error).rpartition("full_key: ")[2].strip()
-        return f"{place}: {error.__cause__}{_how_to_replace(place, error.__cause__)}"
+        has_other_keys = place and "unexpected keyword argument" in str(error.__cause__)
+        return f"{place}: {error.__cause__}{how_to_replace(place) if has_other_keys else ''}"
     if isinstance(error.__cause__, OmegaConfBaseException):
         return _unknown_key(error, error.__cause__)
     return str(error)
+
+
+def _wrong_group_choice(error: BaseException) -> str:
+    example = "a choice, as in optimizer=adam, logger=none or callbacks=none; --help lists them"
+    # Hydra quotes the override where a group is deleted, but not where it is chosen
+    override = re.search(r"input_line='(.*)', config_loader", str(error))
+    return f"{override[1]}: must be {example}" if override else f"{error}; give {example}"
 
 
 def _missing_choice(error: MissingConfigException) -> str:
@@ -82,16 +95,6 @@ def _unreadable(override: str) -> str:
         if "'" not in quoted:
             hint = f"; quoted for Hydra and the shell: '{key}=\"{quoted}\"'"
     return f"{override}: is not KEY=VALUE as Hydra reads it{hint}"
-
-
-def _how_to_replace(place: str, cause: BaseException) -> str:
-    """A hint where a part got another class, but kept the keys of the one before."""
-    if "unexpected keyword argument" not in str(cause) or not place:
-        return ""
-    return (
-        f"; to put another class in its place give '~{place}' '+{place}._target_=...' "
-        f"'+{place}.KEY=...', or a config file of your own"
-    )
 
 
 def _unknown_key(error: BaseException, cause: OmegaConfBaseException) -> str:

@@ -7,6 +7,7 @@ somebody else's class is checked here only where a wrong value would be found to
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -163,15 +164,51 @@ class NetworkOptions(TypedDict, total=False):
     ]
 
 
-@with_config(THEIRS)
-class OptimizerOptions(TypedDict, total=False):
-    """Optimizers of `torch.optim`"""
+class TorchOptimizerOptions(TypedDict, total=False):
+    """What the optimizers of `torch.optim` below have in common"""
 
     lr: Annotated[Positive, Field(description="learning rate")]
-    momentum: Annotated[Fraction, Field(description="share of the last step that is kept")]
     weight_decay: Annotated[NotNegative, Field(description="none on biases and normalisation")]
-    fused: Annotated[bool, Field(description="one kernel for all parameters")]
+    maximize: Annotated[bool, Field(description="climb instead of descending")]
+    foreach: Annotated[bool | None, Field(description="compute all parameters at once")]
+    differentiable: Annotated[bool, Field(description="gradients through the step")]
     _partial_: Literal[True]
+
+
+@with_config(OURS)
+class SGDOptions(TorchOptimizerOptions, total=False):
+    """`torch.optim.SGD`"""
+
+    momentum: Annotated[Fraction, Field(description="share of the last step that is kept")]
+    dampening: Annotated[Fraction, Field(description="share of the gradient that momentum drops")]
+    nesterov: Annotated[bool, Field(description="look ahead by the momentum")]
+    fused: Annotated[bool, Field(description="one kernel for all parameters")]
+
+
+@with_config(OURS)
+class AdamOptions(TorchOptimizerOptions, total=False):
+    """`torch.optim.Adam` and `AdamW`"""
+
+    betas: Annotated[
+        list[Fraction],
+        AS_LIST,
+        Field(min_length=2, max_length=2, description="kept of the mean and of the square"),
+    ]
+    eps: Annotated[NotNegative, Field(description="added to the denominator")]
+    amsgrad: Annotated[bool, Field(description="divide by the largest mean square so far")]
+    capturable: Annotated[bool, Field(description="fit for a CUDA graph")]
+    fused: Annotated[bool, Field(description="one kernel for all parameters")]
+
+
+@with_config(OURS)
+class RMSpropOptions(TorchOptimizerOptions, total=False):
+    """`torch.optim.RMSprop`"""
+
+    momentum: Annotated[Fraction, Field(description="share of the last step that is kept")]
+    alpha: Annotated[Fraction, Field(description="kept of the mean square")]
+    eps: Annotated[NotNegative, Field(description="added to the denominator")]
+    centered: Annotated[bool, Field(description="divide by the standard deviation")]
+    capturable: Annotated[bool, Field(description="fit for a CUDA graph")]
 
 
 @with_config(OURS)
@@ -259,7 +296,7 @@ class DashboardOptions(TypedDict, total=False):
     embedding: Annotated[bool, Field(description="last features, for TensorBoard's projector")]
 
 
-@with_config(ConfigDict(strict=True, extra="forbid"))
+@with_config(OURS)
 class TensorBoardOptions(TypedDict, total=False):
     """`pytorch_lightning.loggers.TensorBoardLogger`, and the writer that it passes options to"""
 
@@ -273,13 +310,14 @@ class TensorBoardOptions(TypedDict, total=False):
     flush_secs: int
 
 
-@with_config(THEIRS)
+@with_config(OURS)
 class TrainerOptions(TypedDict, total=False):
     """`pytorch_lightning.Trainer`"""
 
     max_epochs: Annotated[Count, Field(description="length of the training")]
     accelerator: Annotated[Literal["auto", "cpu", "gpu", "mps"], Field(description="device")]
     devices: Annotated[Count, Field(description="processes, each with a device")]
+    num_nodes: Annotated[Count, Field(description="machines")]
     strategy: Annotated[Literal["auto", "ddp"], Field(description="how processes work together")]
     sync_batchnorm: Annotated[bool, Field(description="statistics over all GPUs")]
     precision: Annotated[
@@ -302,17 +340,27 @@ class TrainerOptions(TypedDict, total=False):
     deterministic: Annotated[
         bool | Literal["warn"], Field(description="only deterministic algorithms")
     ]
+    benchmark: Annotated[bool, Field(description="let cuDNN try its algorithms first")]
     detect_anomaly: Annotated[bool, Field(description="name the operation that gave a NaN")]
+    inference_mode: Annotated[bool, Field(description="evaluate in torch.inference_mode")]
     profiler: Annotated[
         Literal["simple", "advanced", "pytorch"] | Part | None, Field(description="what takes time")
     ]
-    plugins: list[Any]
-    default_root_dir: Text
-    use_distributed_sampler: bool
-    enable_progress_bar: bool
-    enable_model_summary: bool
-    num_sanity_val_steps: Annotated[int, Field(ge=-1)]
-    log_every_n_steps: Annotated[int, Field(ge=0)]
+    num_sanity_val_steps: Annotated[
+        int, Field(ge=-1, description="validation batches before the training; -1: all")
+    ]
+    log_every_n_steps: Annotated[int, Field(ge=0, description="of Lightning's own logging")]
+    enable_progress_bar: Annotated[bool, Field(description="Lightning's, beside ours")]
+    enable_model_summary: Annotated[bool, Field(description="Lightning's table of the modules")]
+    use_distributed_sampler: Annotated[bool, Field(description="false: our batches are split")]
+    plugins: Annotated[list[Any], Field(description="among them the writer of checkpoints")]
+    default_root_dir: Annotated[Text, Field(description="the run directory")]
+    enable_checkpointing: bool
+    limit_predict_batches: Limit
+    reload_dataloaders_every_n_epochs: Annotated[int, Field(ge=0)]
+    enable_autolog_hparams: bool
+    model_registry: str | None
+    barebones: bool
 
 
 # by the part's _target_
@@ -321,10 +369,10 @@ PARTS: dict[str, Any] = {
     "cnnbp.data.augment.Augment": AugmentOptions,
     "cnnbp.training.classifier.Classifier": ClassifierOptions,
     "cnnbp.model.network.Network": NetworkOptions,
-    "torch.optim.SGD": OptimizerOptions,
-    "torch.optim.Adam": OptimizerOptions,
-    "torch.optim.AdamW": OptimizerOptions,
-    "torch.optim.RMSprop": OptimizerOptions,
+    "torch.optim.SGD": SGDOptions,
+    "torch.optim.Adam": AdamOptions,
+    "torch.optim.AdamW": AdamOptions,
+    "torch.optim.RMSprop": RMSpropOptions,
     "cnnbp.training.muon.Muon": MuonOptions,
     "cnnbp.training.schedules.step": StepOptions,
     "cnnbp.training.schedules.linear": AnnealingOptions,
@@ -355,9 +403,15 @@ def check(options: Any, values: dict[str, Any], place: str = "") -> None:
         UserError: names the first key, its value and what is allowed.
     """
     try:
-        TypeAdapter(options).validate_python(values)
+        _validator(options).validate_python(values)
     except ValidationError as error:
         raise UserError(_explain(error, options, values, place)) from None
+
+
+@cache
+def _validator(options: Any) -> TypeAdapter[Any]:
+    # building one takes longer than all the checks it is used for, and a sweep checks every job
+    return TypeAdapter(options)
 
 
 def _explain(error: ValidationError, options: Any, values: dict[str, Any], place: str) -> str:

@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -43,8 +44,13 @@ class RunLock:
         self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
 
     def release(self) -> None:
-        """Let go of the lock."""
+        """Let go of the lock; where the directory is gone, nothing of it stays either."""
         self._holder.unlink(missing_ok=True)
+        if not self.directory.exists():
+            # filelock notices a file that was removed between opening and locking it; Windows
+            # removes no open file, and there this one stays
+            with suppress(OSError):
+                Path(self._lock.lock_file).unlink()
         self._lock.release()
 
     def _read_holder(self) -> str:

@@ -89,7 +89,7 @@ class RunRecord:
     @cached_property
     def config(self) -> DictConfig:
         """The config as Hydra composed it; a missing key raises instead of giving None."""
-        return read_config(self.path / CONFIG)
+        return _read_config(self.path / CONFIG)
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class RunRecord:
     @cached_property
     def result(self) -> dict[str, Any] | None:
         """What `result.json` holds; None for a run that has not finished."""
-        return read_result(self.path / RESULT) if self.is_finished else None
+        return _read_result(self.path / RESULT) if self.is_finished else None
 
     @cached_property
     def error(self) -> str | None:
@@ -148,7 +148,7 @@ class RunRecord:
         return read_metrics(self.path / METRICS)
 
 
-def read_config(path: Path) -> DictConfig:
+def _read_config(path: Path) -> DictConfig:
     """Read the config of a run; a key that is missing in it raises instead of giving None.
 
     Raises:
@@ -193,7 +193,7 @@ def _is_known(target: Any) -> bool:
     return str(target).startswith(CODE)
 
 
-def read_result(path: Path) -> dict[str, Any]:
+def _read_result(path: Path) -> dict[str, Any]:
     """Read a run's `result.json`.
 
     Raises:
