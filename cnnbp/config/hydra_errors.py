@@ -6,6 +6,7 @@ stands here, and is tested with the version that `constraints.txt` pins.
 
 import errno
 import re
+import traceback
 
 from hydra.errors import (
     CompactHydraException,
@@ -33,7 +34,10 @@ def explain(error: BaseException) -> str:
 
 def is_wrong_group_choice(error: BaseException) -> bool:
     """Whether Hydra was given something that is not a text for a group's choice."""
-    return str(error).startswith("Config group override")
+    # its errors for this are of Python's classes, so that the place tells them from others
+    frames = traceback.extract_tb(error.__traceback__)
+    is_from_there = bool(frames) and frames[-1].filename.endswith("defaults_list.py")
+    return is_from_there and isinstance(error, (TypeError, ValueError))
 
 
 def how_to_replace(place: str, target: str = "...") -> str:
@@ -75,7 +79,10 @@ def _wrong_group_choice(error: BaseException) -> str:
     example = "a choice, as in optimizer=adam, logger=none or callbacks=none; --help lists them"
     # Hydra quotes the override where a group is deleted, but not where it is chosen
     override = re.search(r"input_line='(.*)', config_loader", str(error))
-    return f"{override[1]}: must be {example}" if override else f"{error}; give {example}"
+    if override:
+        return f"{override[1]}: must be {example}"
+    reason = str(error) if isinstance(error, ValueError) else "A list of choices holds texts alone"
+    return f"{reason}; give {example}"
 
 
 def _missing_choice(error: MissingConfigException) -> str:
@@ -106,6 +113,6 @@ def _unknown_key(error: BaseException, cause: OmegaConfBaseException) -> str:
     known = f"choose {', '.join(keys)}" if keys else "see python train.py --cfg job"
     if "trainer" in keys:  # the top of the config
         known += ", or a group that --help lists"
-    elif override:
+    elif override and not override[1].partition("=")[2].startswith("{"):
         known += f"; a key that the class takes beside them is added as +{override[1]}"
     return f"{override[1] if override else cause.full_key}: no such key; {known}"
