@@ -181,16 +181,19 @@ def refuse_unknown_code(run: RunRecord, part: DictConfig) -> None:
     """
     for target in _targets(OmegaConf.to_container(part, resolve=True)):
         # by its name, and by where it was written: a module also has what it imports
-        written_in = f"{get_object(str(target)).__module__}." if _is_known(target) else ""
-        if not written_in.startswith(CODE):
+        if not str(target).startswith(CODE) or not _module_of(str(target)).startswith(CODE):
             raise UserError(
                 f"{run.path / CONFIG}: would run {target}, which is not allowed here; "
                 f"allowed: {', '.join(CODE)}"
             )
 
 
-def _is_known(target: Any) -> bool:
-    return str(target).startswith(CODE)
+def _module_of(target: str) -> str:
+    """Where a class or a function was written, with a dot at the end."""
+    try:
+        return f"{get_object(target).__module__}."
+    except Exception:  # there is no such object, or it is neither a class nor a function
+        return ""
 
 
 def _read_result(path: Path) -> dict[str, Any]:
