@@ -24,6 +24,7 @@ from typing_extensions import TypedDict
 from cnnbp.errors import UserError
 
 LONGEST_NAME_BYTES = 200  # of a directory; file systems allow 255
+NOT_IN_FILE_NAMES = '<>:"|?*\\/' if os.name == "nt" else "/"
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -41,8 +42,10 @@ Part = dict[str, Any]
 
 def _is_file_name(name: Any) -> Any:
     text = str(name)
-    fits = len(os.fsencode(text)) <= LONGEST_NAME_BYTES
-    if name is None or not text.strip(".") or "/" in text or not text.isprintable() or not fits:
+    is_empty = name is None or not text.strip(".")
+    is_long = len(os.fsencode(text)) > LONGEST_NAME_BYTES
+    is_allowed = text.isprintable() and not set(text) & set(NOT_IN_FILE_NAMES)
+    if is_empty or is_long or not is_allowed:
         raise ValueError(f"must be a file name of at most {LONGEST_NAME_BYTES} bytes")
     return name
 
