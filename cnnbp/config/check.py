@@ -13,8 +13,10 @@ from cnnbp.errors import UserError
 
 SAFE_WRITER = "cnnbp.runs.checkpoint_file.CrashSafeCheckpointIO"
 NEEDED_PARTS = ("data", "model", "optimizer", "trainer")
-PARTIAL_PARTS = ("optimizer", "scheduler")  # training adds what they are built with
-OPTIONAL_PARTS = ("augment", "scheduler")  # {} leaves them out
+# training adds what they are built with
+PARTIAL_PARTS = ("optimizer", "scheduler")
+# {} leaves them out
+OPTIONAL_PARTS = ("augment", "scheduler")
 GROUPS = ("dropout", "callbacks", "logger")
 # with these a run would not end where its schedule does, or not be evaluated after each epoch
 REFUSED_TRAINER_KEYS = (
@@ -68,7 +70,8 @@ def _argument_names(target: str) -> list[str] | None:
     """The names of a class's arguments; None where they are not known, or any name is taken."""
     try:
         parameters = inspect.signature(get_object(target)).parameters.values()
-    except Exception:  # what is wrong is told when the part is built
+    except Exception:
+        # what is wrong is told when the part is built
         return None
     if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
         return None

@@ -111,7 +111,8 @@ def _unknown_key(error: BaseException, cause: OmegaConfBaseException) -> str:
         if not str(key).startswith("_") and key != "hydra":
             keys.append(str(key))
     known = f"choose {', '.join(keys)}" if keys else "see python train.py --cfg job"
-    if "trainer" in keys:  # the top of the config
+    # the top of the config
+    if "trainer" in keys:
         known += ", or a group that --help lists"
     elif override and not override[1].partition("=")[2].startswith("{"):
         known += f"; a key that the class takes beside them is added as +{override[1]}"

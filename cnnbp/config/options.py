@@ -23,7 +23,8 @@ from typing_extensions import TypedDict
 
 from cnnbp.errors import UserError
 
-LONGEST_NAME_BYTES = 200  # of a directory; file systems allow 255
+# of a directory; file systems allow 255
+LONGEST_NAME_BYTES = 200
 NOT_IN_FILE_NAMES = '<>:"|?*\\/' if os.name == "nt" else "/"
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -87,7 +87,8 @@ class RunDirectory:
             # in one step; the new training's first checkpoint makes it final
             self.path.rename(self._replaced)
             self.path.mkdir()
-            if HydraConfig.get().job.chdir:  # the job would stay in what it replaces
+            # the job would stay in what it replaces
+            if HydraConfig.get().job.chdir:
                 os.chdir(self.path)
         self._refuse_another_config()
         self.finished = RunRecord(self.path).is_finished

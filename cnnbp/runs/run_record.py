@@ -192,7 +192,8 @@ def _module_of(target: str) -> str:
     """Where a class or a function was written, with a dot at the end."""
     try:
         return f"{get_object(target).__module__}."
-    except Exception:  # there is no such object, or it is neither a class nor a function
+    except Exception:
+        # there is no such object, or it is neither a class nor a function
         return ""
 
 
