@@ -105,7 +105,7 @@ class DataOptions(TypedDict, total=False):
         Literal["MNIST", "FashionMNIST", "KMNIST", "QMNIST"], Field(description="data set")
     ]
     root: Annotated[Text, Field(description="folder of a data set that is not in the package")]
-    batch_size: Annotated[BatchSize, Field(description="training images a step")]
+    batch_size: Annotated[BatchSize, Field(description="training images in a batch")]
     eval_batch_size: Annotated[BatchSize, Field(description="validation and test images at a time")]
     val_size: Annotated[
         int, Field(ge=0, le=59_999, description="training images held out, the last ones")
@@ -173,9 +173,9 @@ class TorchOptimizerOptions(TypedDict, total=False):
 
     lr: Annotated[Positive, Field(description="learning rate")]
     weight_decay: Annotated[NotNegative, Field(description="none on biases and normalisation")]
-    maximize: Annotated[bool, Field(description="climb instead of descending")]
+    maximize: Annotated[bool, Field(description="maximise the loss")]
     foreach: Annotated[bool | None, Field(description="compute all parameters at once")]
-    differentiable: Annotated[bool, Field(description="gradients through the step")]
+    differentiable: Annotated[bool, Field(description="differentiate through the step")]
     _partial_: Literal[True]
 
 
@@ -183,8 +183,10 @@ class TorchOptimizerOptions(TypedDict, total=False):
 class SGDOptions(TorchOptimizerOptions, total=False):
     """`torch.optim.SGD`"""
 
-    momentum: Annotated[Fraction, Field(description="share of the last step that is kept")]
-    dampening: Annotated[Fraction, Field(description="share of the gradient that momentum drops")]
+    momentum: Annotated[Fraction, Field(description="share of the last step to keep")]
+    dampening: Annotated[
+        Fraction, Field(description="share of the gradient that momentum leaves out")
+    ]
     nesterov: Annotated[bool, Field(description="look ahead by the momentum")]
     fused: Annotated[bool, Field(description="one kernel for all parameters")]
 
@@ -196,11 +198,13 @@ class AdamOptions(TorchOptimizerOptions, total=False):
     betas: Annotated[
         list[Fraction],
         AS_LIST,
-        Field(min_length=2, max_length=2, description="kept of the mean and of the square"),
+        Field(
+            min_length=2, max_length=2, description="shares of the mean and the mean square to keep"
+        ),
     ]
     eps: Annotated[NotNegative, Field(description="added to the denominator")]
     amsgrad: Annotated[bool, Field(description="divide by the largest mean square so far")]
-    capturable: Annotated[bool, Field(description="fit for a CUDA graph")]
+    capturable: Annotated[bool, Field(description="can be captured in a CUDA graph")]
     fused: Annotated[bool, Field(description="one kernel for all parameters")]
 
 
@@ -208,11 +212,11 @@ class AdamOptions(TorchOptimizerOptions, total=False):
 class RMSpropOptions(TorchOptimizerOptions, total=False):
     """`torch.optim.RMSprop`"""
 
-    momentum: Annotated[Fraction, Field(description="share of the last step that is kept")]
-    alpha: Annotated[Fraction, Field(description="kept of the mean square")]
+    momentum: Annotated[Fraction, Field(description="share of the last step to keep")]
+    alpha: Annotated[Fraction, Field(description="share of the mean square to keep")]
     eps: Annotated[NotNegative, Field(description="added to the denominator")]
     centered: Annotated[bool, Field(description="divide by the standard deviation")]
-    capturable: Annotated[bool, Field(description="fit for a CUDA graph")]
+    capturable: Annotated[bool, Field(description="can be captured in a CUDA graph")]
 
 
 @with_config(OURS)
@@ -335,8 +339,10 @@ class TrainerOptions(TypedDict, total=False):
     limit_val_batches: Annotated[Limit, Field(description="number or share of batches")]
     limit_test_batches: Annotated[Limit, Field(description="number or share of batches")]
     overfit_batches: Annotated[Limit, Field(description="train on the same few batches")]
-    fast_dev_run: Annotated[bool | int, Field(description="so many batches, without a result")]
-    accumulate_grad_batches: Annotated[Count, Field(description="batches to an optimizer step")]
+    fast_dev_run: Annotated[
+        bool | int, Field(description="run a few batches of each stage, without a result")
+    ]
+    accumulate_grad_batches: Annotated[Count, Field(description="batches in an optimizer step")]
     gradient_clip_val: Annotated[Positive | None, Field(description="largest gradient")]
     gradient_clip_algorithm: Annotated[
         Literal["norm", "value"], Field(description="what is clipped")
@@ -344,11 +350,12 @@ class TrainerOptions(TypedDict, total=False):
     deterministic: Annotated[
         bool | Literal["warn"], Field(description="only deterministic algorithms")
     ]
-    benchmark: Annotated[bool, Field(description="let cuDNN try its algorithms first")]
+    benchmark: Annotated[bool, Field(description="let cuDNN choose by timing")]
     detect_anomaly: Annotated[bool, Field(description="name the operation that gave a NaN")]
     inference_mode: Annotated[bool, Field(description="evaluate in torch.inference_mode")]
     profiler: Annotated[
-        Literal["simple", "advanced", "pytorch"] | Part | None, Field(description="what takes time")
+        Literal["simple", "advanced", "pytorch"] | Part | None,
+        Field(description="print where the time goes"),
     ]
     num_sanity_val_steps: Annotated[
         int, Field(ge=-1, description="validation batches before the training; -1: all")

@@ -177,8 +177,9 @@ def test_a_wrong_value_is_answered_without_torch(tmp_path):
 def test_a_definition_gives_the_documentation(capsys):
     print_options("Network")
     out = capsys.readouterr().out
-    assert re.search(r"widths +list of integer >= 1 5 of them +channels of the five blocks", out)
+    assert re.search(r"widths +list of 5: integer >= 1 +channels of the five blocks", out)
     assert re.search(r"norm +batch, group, none", out)
+    assert re.search(r"dropout +list of 4: number in \[0, 1\) ", out)
     with pytest.raises(UserError, match="options foo: no such part"):
         print_options("foo")
 

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from launch import TWO_STEPS
 
 from cnnbp.config.compose import compose
@@ -86,7 +85,7 @@ def test_an_error_before_the_first_checkpoint_puts_the_replaced_run_back(tmp_pat
     assert read(path) == OLD | {"error.txt": "ArithmeticError: []\n"}  # as a job's
 
 
-def test_a_held_lock_names_its_holder_and_a_released_one_leaves_nothing_without_a_run(tmp_path):
+def test_a_held_lock_names_its_holder_and_a_released_one_leaves_nothing(tmp_path):
     lock, other = RunLock(tmp_path / "run"), RunLock(tmp_path / "run")
     lock.acquire()
     with pytest.raises(InUse, match=f"run is in use by process {os.getpid()} on .* since 2"):
@@ -97,12 +96,24 @@ def test_a_held_lock_names_its_holder_and_a_released_one_leaves_nothing_without_
     other.release()
 
 
-def test_a_lock_file_that_was_removed_holds_nobody(tmp_path):
-    """filelock sees that the file it has locked is no longer the one that others would open."""
-    path = tmp_path / ".run.lock"
-    with FileLock(path):
-        path.unlink()
-        RunLock(tmp_path / "run").acquire()
+def test_a_lock_file_that_is_removed_between_opening_and_locking_holds_nobody(
+    tmp_path, monkeypatch
+):
+    """Else a third process would make a new file and lock that one, beside the second."""
+    fcntl = pytest.importorskip("fcntl")
+    flock, path, removed = fcntl.flock, tmp_path / ".run.lock", []
+
+    def late(descriptor, operation):
+        if not removed:
+            removed.append(path.unlink())
+        flock(descriptor, operation)
+
+    lock, third = RunLock(tmp_path / "run"), RunLock(tmp_path / "run")
+    monkeypatch.setattr(fcntl, "flock", late)
+    lock.acquire()
+    assert removed
+    with pytest.raises(InUse):
+        third.acquire()
 
 
 def test_a_fast_dev_run_leaves_no_result(train, tmp_path, capfd):
