@@ -7,4 +7,5 @@ class UserError(ValueError):
 
 def on_one_line(error: BaseException) -> str:
     """The kind of an error and its message, without line breaks."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    kind, message = type(error).__name__, " ".join(str(error).split())
+    return f"{kind}: {message}" if message else kind

@@ -5,9 +5,9 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from cnnbp.config.check import validate
-from cnnbp.config.command_line import quote_paths
-from cnnbp.config.compose import config_directory
+from cnnbp.config.check import check_arguments, validate
+from cnnbp.config.command_line import prepare_overrides
+from cnnbp.config.config_files import config_directory
 from cnnbp.config.error_line import errors_on_one_line
 from cnnbp.runs.run_directory import RunDirectory, job_failures, open_run
 
@@ -33,6 +33,7 @@ def train(config: DictConfig, run: RunDirectory) -> None:
     from cnnbp.runs.checkpoint_file import find_checkpoint
     from cnnbp.training.build import build, fit, summarise
 
+    check_arguments(config)
     checkpoint = find_checkpoint(run.path, config.ckpt_path)
     data, model, trainer = build(config)
     run.start()
@@ -44,6 +45,6 @@ def train(config: DictConfig, run: RunDirectory) -> None:
 
 def run_from_command_line() -> None:
     """Train as `python train.py OVERRIDES` does."""
-    sys.argv[1:] = quote_paths(sys.argv[1:])
+    sys.argv[1:] = prepare_overrides(sys.argv[1:])
     with errors_on_one_line():
         main()

@@ -24,14 +24,19 @@ MISTAKES = {
     "optimizer.lr=abc": "error: optimizer.lr=abc: must be a valid number",
     "ckpt_path=nowhere.ckpt": "error: checkpoint nowhere.ckpt: no such file",
     "trainer.devices=4096": "error: trainer.devices=4096: must be at most ",
-    "+trainer.foo=1": "error: trainer: Trainer.__init__() got an unexpected keyword argument 'foo'",
-    "+optimizer.foo=1": (
-        "error: optimizer or scheduler: SGD.__init__() got an unexpected keyword argument 'foo'"
+    "+trainer.foo=1": "error: trainer.foo: no such key; choose accelerator, ",
+    "trainer.foo=1": "error: trainer.foo=1: no such key; choose max_epochs, ",
+    "trainer.fast_dev_run=maybe": "error: trainer.fast_dev_run=maybe: must be a valid boolean",
+    "+optimizer.foo=1": "error: optimizer.foo: no such key; choose dampening, ",
+    "optimizer._target_=torch.optim.NAdam": (
+        "error: optimizer.momentum: torch.optim.NAdam takes no such key, but params, lr, betas, "
     ),
     "seed=${foo}": "error: Interpolation key 'foo' not found",
     "name=a/b": "error: name=a/b: must be a file name",
     "name=..": "error: name=..: must be a file name",
     "~callbacks": "error: callbacks=None: must be a choice of the group",
+    "~callbacks=1": "error: ~callbacks=1: must be a choice, as in ",
+    "~augment=[null,null]": "error: ~augment=[null,null]: must be a choice, as in ",
     "callbacks.speed=5": (
         "error: callbacks.speed=5: must be null, or a group of keys with a _target_"
     ),

@@ -1,15 +1,20 @@
 """Check a composed config, before anything heavy is imported and before anything is created."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from cnnbp.config.hydra_errors import how_to_replace
 from cnnbp.config.options import PARTS, SECTIONS, check
 from cnnbp.errors import UserError
 
 SAFE_WRITER = "cnnbp.runs.checkpoint_file.CrashSafeCheckpointIO"
 NEEDED_PARTS = ("data", "model", "optimizer", "trainer")
+# training adds what they are built with
+PARTIAL_PARTS = ("optimizer", "scheduler")
 # {} leaves them out
 OPTIONAL_PARTS = ("augment", "scheduler")
 GROUPS = ("dropout", "callbacks", "logger")
@@ -31,6 +36,7 @@ def validate(config: DictConfig) -> None:
         UserError: names the first key that is wrong, its value and what is allowed.
     """
     _check_structure(config)
+    _check_trainer(config.trainer)
     for place, options in SECTIONS.items():
         node = OmegaConf.select(config, place) if place else config
         if node is not None:
@@ -39,7 +45,37 @@ def validate(config: DictConfig) -> None:
         options = PARTS.get(part["_target_"])
         if options:
             check(options, _values(part, part), place)
-    _check_trainer(config.trainer)
+
+
+def check_arguments(config: DictConfig) -> None:
+    """Check the keys of parts that `options` does not describe, by the signatures of their classes.
+
+    Imports what the parts name, so that it takes as long as torch's import where they need it.
+
+    Raises:
+        UserError: names the first key that its class does not take.
+    """
+    for place, part in _parts(config, ""):
+        target = part["_target_"]
+        known = None if target in PARTS else _argument_names(target)
+        for key in part:
+            if known is not None and not str(key).startswith("_") and key not in known:
+                raise UserError(
+                    f"{place}.{key}: {target} takes no such key, but {', '.join(known)}"
+                    + how_to_replace(place, target)
+                )
+
+
+def _argument_names(target: str) -> list[str] | None:
+    """The names of a class's arguments; None where they are not known, or any name is taken."""
+    try:
+        parameters = inspect.signature(get_object(target)).parameters.values()
+    except Exception:
+        # what is wrong is told when the part is built
+        return None
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters]
 
 
 def _check_structure(config: DictConfig) -> None:
@@ -52,6 +88,12 @@ def _check_structure(config: DictConfig) -> None:
             raise UserError(
                 f"{group}={tree.get(group)}: must be a choice of the group; --help lists them"
             )
+    _check_parts(tree)
+    for group in ("callbacks", "logger"):
+        _check_members(group, tree[group])
+
+
+def _check_parts(tree: dict[str, Any]) -> None:
     for part in NEEDED_PARTS:
         if not _is_part(tree.get(part)):
             raise UserError(f"{part}={tree.get(part)}: must be a group of keys with a _target_")
@@ -60,8 +102,12 @@ def _check_structure(config: DictConfig) -> None:
             raise UserError(
                 f"{part}={tree.get(part)}: must be {{}}, or a group of keys with a _target_"
             )
-    for group in ("callbacks", "logger"):
-        _check_members(group, tree[group])
+    for part in PARTIAL_PARTS:
+        if tree[part] and tree[part].get("_partial_") is not True:
+            raise UserError(
+                f"{part}._partial_={tree[part].get('_partial_')}: must be true, "
+                "because training adds the parameters and the number of steps"
+            )
 
 
 def _check_members(group: str, members: dict[str, Any]) -> None:
@@ -106,7 +152,7 @@ def _values(node: DictConfig, wanted: Any) -> dict[str, Any]:
 
 def _check_trainer(trainer: DictConfig) -> None:
     for key in REFUSED_TRAINER_KEYS:
-        if trainer.get(key) is not None:
+        if key in trainer:
             raise UserError(
                 f"trainer.{key}={trainer[key]}: must be left out; "
                 "give trainer.max_epochs and trainer.limit_train_batches"

@@ -10,13 +10,8 @@ from omegaconf import DictConfig, open_dict, read_write
 
 import cnnbp.config.hydra_hooks  # noqa: F401  registers the resolvers of the config
 from cnnbp.config.check import validate
-
-
-def config_directory() -> Path:
-    """The folder of config groups: `cnnbp/conf` in an installed package, `conf` in a clone."""
-    package = Path(__file__).parents[1]
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
+from cnnbp.config.command_line import prepare_overrides
+from cnnbp.config.config_files import config_directory
 
 
 def compose(overrides: list[str], run_dir: str | Path | None = None) -> DictConfig:
@@ -28,7 +23,7 @@ def compose(overrides: list[str], run_dir: str | Path | None = None) -> DictConf
         run_dir: for the config of a run in this directory.
     """
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
-        config = hydra_compose("config", overrides, return_hydra_config=True)
+        config = hydra_compose("config", prepare_overrides(overrides), return_hydra_config=True)
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.mode = RunMode.MULTIRUN if run_dir else RunMode.RUN
         if run_dir:

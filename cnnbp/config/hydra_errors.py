@@ -6,6 +6,7 @@ stands here, and is tested with the version that `constraints.txt` pins.
 
 import errno
 import re
+import traceback
 
 from hydra.errors import (
     CompactHydraException,
@@ -32,8 +33,19 @@ def explain(error: BaseException) -> str:
 
 
 def is_wrong_group_choice(error: BaseException) -> bool:
-    """Whether Hydra was given null, or something else that is not a text, for a group's choice."""
-    return str(error).startswith("Config group override")
+    """Whether Hydra was given something that is not a text for a group's choice."""
+    # its errors for this are of Python's classes, so that the place tells them from others
+    frames = traceback.extract_tb(error.__traceback__)
+    is_from_there = bool(frames) and frames[-1].filename.endswith("defaults_list.py")
+    return is_from_there and isinstance(error, (TypeError, ValueError))
+
+
+def how_to_replace(place: str, target: str = "...") -> str:
+    """The end of a line about keys that belong to a part's former class."""
+    return (
+        f"; to put another class in its place give '~{place}' '+{place}._target_={target}' "
+        f"'+{place}.KEY=...', or a config file of your own"
+    )
 
 
 def _explain(error: BaseException) -> str:
@@ -56,19 +68,21 @@ def _explain(error: BaseException) -> str:
         return f"{name}: does not fit what is there, a list or a group of keys"
     if isinstance(error, InstantiationException) and error.__cause__:
         place = str(error).rpartition("full_key: ")[2].strip()
-        return f"{place}: {error.__cause__}{how_to_replace(place, error.__cause__)}"
+        has_other_keys = place and "unexpected keyword argument" in str(error.__cause__)
+        return f"{place}: {error.__cause__}{how_to_replace(place) if has_other_keys else ''}"
     if isinstance(error.__cause__, OmegaConfBaseException):
         return _unknown_key(error, error.__cause__)
     return str(error)
 
 
 def _wrong_group_choice(error: BaseException) -> str:
-    advice = "give a choice, as in optimizer=adam, logger=none or callbacks=none; --help lists them"
-    # of a deletion Hydra prints the whole override, of another choice not even the group
-    deletion = re.search(r"input_line='([^']*)'", str(error))
-    if deletion:
-        return f"{deletion[1]}: deletes no choice of the group; {advice}"
-    return f"{error}; {advice}"
+    example = "a choice, as in optimizer=adam, logger=none or callbacks=none; --help lists them"
+    # Hydra quotes the override where a group is deleted, but not where it is chosen
+    override = re.search(r"input_line='(.*)', config_loader", str(error))
+    if override:
+        return f"{override[1]}: must be {example}"
+    reason = str(error) if isinstance(error, ValueError) else "A list of choices holds texts alone"
+    return f"{reason}; give {example}"
 
 
 def _missing_choice(error: MissingConfigException) -> str:
@@ -90,20 +104,6 @@ def _unreadable(override: str) -> str:
     return f"{override}: is not KEY=VALUE as Hydra reads it{hint}"
 
 
-def how_to_replace(place: str, cause: BaseException) -> str:
-    """How to put another class in a place, where one got the keys of the one before.
-
-    Args:
-        place: where the part stands in the config, such as `optimizer`.
-    """
-    if "unexpected keyword argument" not in str(cause) or not place:
-        return ""
-    return (
-        f"; to put another class in its place give '~{place}' '+{place}._target_=...' "
-        f"'+{place}.KEY=...', or a config file of your own"
-    )
-
-
 def _unknown_key(error: BaseException, cause: OmegaConfBaseException) -> str:
     override = re.search(r"use \+(.+)", str(error))
     keys = []
@@ -114,6 +114,6 @@ def _unknown_key(error: BaseException, cause: OmegaConfBaseException) -> str:
     # the top of the config
     if "trainer" in keys:
         known += ", or a group that --help lists"
-    elif override:
+    elif override and not override[1].partition("=")[2].startswith("{"):
         known += f"; a key that the class takes beside them is added as +{override[1]}"
     return f"{override[1] if override else cause.full_key}: no such key; {known}"

@@ -8,13 +8,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from cnnbp.config.check import validate
 from cnnbp.config.error_line import errors_on_one_line
-from cnnbp.config.options import LONGEST_NAME_BYTES, RunOptions, check
+from cnnbp.config.options import LONGEST_NAME_BYTES, NOT_IN_FILE_NAMES, RunOptions, check
 from cnnbp.errors import UserError
 
 
 def file_name(text: str) -> str:
-    """Make a directory's name of a job's overrides: no slashes, not too long for a file system."""
-    name = text.replace("/", "_").encode()
+    """Make a directory's name of a job's overrides, which a file system takes and has room for."""
+    name = text.translate({ord(character): "_" for character in NOT_IN_FILE_NAMES}).encode()
     if len(name) <= LONGEST_NAME_BYTES:
         return name.decode()
     # a character may be cut in two

@@ -7,15 +7,7 @@ from pydantic import TypeAdapter
 from cnnbp.config.options import PARTS, SECTIONS
 from cnnbp.errors import UserError
 
-# JSON Schema's names of a value's bounds
-BOUNDS = {
-    "exclusiveMinimum": "> {}",
-    "minimum": ">= {}",
-    "exclusiveMaximum": "< {}",
-    "maximum": "<= {}",
-    "minItems": "{} of them",
-}
-TYPES = {"object": "a part or {}", "array": "list"}
+TYPES = {"object": "a part or {}", "array": "list", "string": "text"}
 
 
 def print_options(part: str | None = None) -> None:
@@ -38,26 +30,40 @@ def print_options(part: str | None = None) -> None:
 
 
 def _rows(options: Any) -> list[str]:
-    rows = []
+    cells = []
     for key, schema in TypeAdapter(options).json_schema()["properties"].items():
         if not key.startswith("_"):
-            description = schema.get("description", "")
-            rows.append(f"  {key:24} {_allowed(schema):44} {description}".rstrip())
+            cells.append((key, _allowed(schema), schema.get("description", "")))
+    key_width = max(len(key) for key, _, _ in cells)
+    allowed_width = max(len(allowed) for _, allowed, _ in cells)
+    rows = []
+    for key, allowed, description in cells:
+        rows.append(f"  {key:{key_width}}  {allowed:{allowed_width}}  {description}".rstrip())
     return rows
 
 
 def _allowed(schema: dict[str, Any]) -> str:
-    """The type and the bounds of a value, such as `number >= 0 < 1`."""
+    """What a value may be, such as `number in [0, 1)`, from its JSON Schema."""
     if "anyOf" in schema:
         return ", or ".join(_allowed(alternative) for alternative in schema["anyOf"])
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
     if "const" in schema:
         return str(schema["const"])
-    words = [TYPES.get(schema.get("type", "text"), schema.get("type", "text"))]
-    if schema.get("items"):
-        words.append(f"of {_allowed(schema['items'])}")
-    for name, form in BOUNDS.items():
-        if name in schema:
-            words.append(form.format(schema[name]))
-    return " ".join(words)
+    kind = schema.get("type", "text")
+    if kind == "array" and schema.get("items"):
+        return f"list of {schema.get('minItems', 'any number')}: {_allowed(schema['items'])}"
+    return f"{TYPES.get(kind, kind)} {_bounds(schema)}".rstrip()
+
+
+def _bounds(schema: dict[str, Any]) -> str:
+    """The bounds of a number; of an interval a round bracket leaves its end out."""
+    low = schema.get("minimum", schema.get("exclusiveMinimum"))
+    high = schema.get("maximum", schema.get("exclusiveMaximum"))
+    if low is None and high is None:
+        return ""
+    if high is None:
+        return f">= {low}" if "minimum" in schema else f"> {low}"
+    start = "[" if "minimum" in schema else "("
+    end = "]" if "maximum" in schema else ")"
+    return f"in {start}{low}, {high}{end}"

@@ -7,6 +7,7 @@ somebody else's class is checked here only where a wrong value would be found to
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -24,6 +25,7 @@ from cnnbp.errors import UserError
 
 # of a directory; file systems allow 255
 LONGEST_NAME_BYTES = 200
+NOT_IN_FILE_NAMES = '<>:"|?*\\/' if os.name == "nt" else "/"
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -41,8 +43,10 @@ Part = dict[str, Any]
 
 def _is_file_name(name: Any) -> Any:
     text = str(name)
-    fits = len(os.fsencode(text)) <= LONGEST_NAME_BYTES
-    if name is None or not text.strip(".") or "/" in text or not text.isprintable() or not fits:
+    is_empty = name is None or not text.strip(".")
+    is_long = len(os.fsencode(text)) > LONGEST_NAME_BYTES
+    is_allowed = text.isprintable() and not set(text) & set(NOT_IN_FILE_NAMES)
+    if is_empty or is_long or not is_allowed:
         raise ValueError(f"must be a file name of at most {LONGEST_NAME_BYTES} bytes")
     return name
 
@@ -101,7 +105,7 @@ class DataOptions(TypedDict, total=False):
         Literal["MNIST", "FashionMNIST", "KMNIST", "QMNIST"], Field(description="data set")
     ]
     root: Annotated[Text, Field(description="folder of a data set that is not in the package")]
-    batch_size: Annotated[BatchSize, Field(description="training images a step")]
+    batch_size: Annotated[BatchSize, Field(description="training images in a batch")]
     eval_batch_size: Annotated[BatchSize, Field(description="validation and test images at a time")]
     val_size: Annotated[
         int, Field(ge=0, le=59_999, description="training images held out, the last ones")
@@ -164,15 +168,55 @@ class NetworkOptions(TypedDict, total=False):
     ]
 
 
-@with_config(THEIRS)
-class OptimizerOptions(TypedDict, total=False):
-    """Optimizers of `torch.optim`"""
+class TorchOptimizerOptions(TypedDict, total=False):
+    """What the optimizers of `torch.optim` below have in common"""
 
     lr: Annotated[Positive, Field(description="learning rate")]
-    momentum: Annotated[Fraction, Field(description="share of the last step that is kept")]
     weight_decay: Annotated[NotNegative, Field(description="none on biases and normalisation")]
-    fused: Annotated[bool, Field(description="one kernel for all parameters")]
+    maximize: Annotated[bool, Field(description="maximise the loss")]
+    foreach: Annotated[bool | None, Field(description="compute all parameters at once")]
+    differentiable: Annotated[bool, Field(description="differentiate through the step")]
     _partial_: Literal[True]
+
+
+@with_config(OURS)
+class SGDOptions(TorchOptimizerOptions, total=False):
+    """`torch.optim.SGD`"""
+
+    momentum: Annotated[Fraction, Field(description="share of the last step to keep")]
+    dampening: Annotated[
+        Fraction, Field(description="share of the gradient that momentum leaves out")
+    ]
+    nesterov: Annotated[bool, Field(description="look ahead by the momentum")]
+    fused: Annotated[bool, Field(description="one kernel for all parameters")]
+
+
+@with_config(OURS)
+class AdamOptions(TorchOptimizerOptions, total=False):
+    """`torch.optim.Adam` and `AdamW`"""
+
+    betas: Annotated[
+        list[Fraction],
+        AS_LIST,
+        Field(
+            min_length=2, max_length=2, description="shares of the mean and the mean square to keep"
+        ),
+    ]
+    eps: Annotated[NotNegative, Field(description="added to the denominator")]
+    amsgrad: Annotated[bool, Field(description="divide by the largest mean square so far")]
+    capturable: Annotated[bool, Field(description="can be captured in a CUDA graph")]
+    fused: Annotated[bool, Field(description="one kernel for all parameters")]
+
+
+@with_config(OURS)
+class RMSpropOptions(TorchOptimizerOptions, total=False):
+    """`torch.optim.RMSprop`"""
+
+    momentum: Annotated[Fraction, Field(description="share of the last step to keep")]
+    alpha: Annotated[Fraction, Field(description="share of the mean square to keep")]
+    eps: Annotated[NotNegative, Field(description="added to the denominator")]
+    centered: Annotated[bool, Field(description="divide by the standard deviation")]
+    capturable: Annotated[bool, Field(description="can be captured in a CUDA graph")]
 
 
 @with_config(OURS)
@@ -260,7 +304,7 @@ class DashboardOptions(TypedDict, total=False):
     embedding: Annotated[bool, Field(description="last features, for TensorBoard's projector")]
 
 
-@with_config(ConfigDict(strict=True, extra="forbid"))
+@with_config(OURS)
 class TensorBoardOptions(TypedDict, total=False):
     """`pytorch_lightning.loggers.TensorBoardLogger`, and the writer that it passes options to"""
 
@@ -274,13 +318,14 @@ class TensorBoardOptions(TypedDict, total=False):
     flush_secs: int
 
 
-@with_config(THEIRS)
+@with_config(OURS)
 class TrainerOptions(TypedDict, total=False):
     """`pytorch_lightning.Trainer`"""
 
     max_epochs: Annotated[Count, Field(description="length of the training")]
     accelerator: Annotated[Literal["auto", "cpu", "gpu", "mps"], Field(description="device")]
     devices: Annotated[Count, Field(description="processes, each with a device")]
+    num_nodes: Annotated[Count, Field(description="machines")]
     strategy: Annotated[Literal["auto", "ddp"], Field(description="how processes work together")]
     sync_batchnorm: Annotated[bool, Field(description="statistics over all GPUs")]
     precision: Annotated[
@@ -294,8 +339,10 @@ class TrainerOptions(TypedDict, total=False):
     limit_val_batches: Annotated[Limit, Field(description="number or share of batches")]
     limit_test_batches: Annotated[Limit, Field(description="number or share of batches")]
     overfit_batches: Annotated[Limit, Field(description="train on the same few batches")]
-    fast_dev_run: Annotated[bool | int, Field(description="so many batches, without a result")]
-    accumulate_grad_batches: Annotated[Count, Field(description="batches to an optimizer step")]
+    fast_dev_run: Annotated[
+        bool | int, Field(description="run a few batches of each stage, without a result")
+    ]
+    accumulate_grad_batches: Annotated[Count, Field(description="batches in an optimizer step")]
     gradient_clip_val: Annotated[Positive | None, Field(description="largest gradient")]
     gradient_clip_algorithm: Annotated[
         Literal["norm", "value"], Field(description="what is clipped")
@@ -303,17 +350,28 @@ class TrainerOptions(TypedDict, total=False):
     deterministic: Annotated[
         bool | Literal["warn"], Field(description="only deterministic algorithms")
     ]
+    benchmark: Annotated[bool, Field(description="let cuDNN choose by timing")]
     detect_anomaly: Annotated[bool, Field(description="name the operation that gave a NaN")]
+    inference_mode: Annotated[bool, Field(description="evaluate in torch.inference_mode")]
     profiler: Annotated[
-        Literal["simple", "advanced", "pytorch"] | Part | None, Field(description="what takes time")
+        Literal["simple", "advanced", "pytorch"] | Part | None,
+        Field(description="print where the time goes"),
     ]
-    plugins: list[Any]
-    default_root_dir: Text
-    use_distributed_sampler: bool
-    enable_progress_bar: bool
-    enable_model_summary: bool
-    num_sanity_val_steps: Annotated[int, Field(ge=-1)]
-    log_every_n_steps: Annotated[int, Field(ge=0)]
+    num_sanity_val_steps: Annotated[
+        int, Field(ge=-1, description="validation batches before the training; -1: all")
+    ]
+    log_every_n_steps: Annotated[int, Field(ge=0, description="of Lightning's own logging")]
+    enable_progress_bar: Annotated[bool, Field(description="Lightning's, beside ours")]
+    enable_model_summary: Annotated[bool, Field(description="Lightning's table of the modules")]
+    use_distributed_sampler: Annotated[bool, Field(description="false: our batches are split")]
+    plugins: Annotated[list[Any], Field(description="among them the writer of checkpoints")]
+    default_root_dir: Annotated[Text, Field(description="the run directory")]
+    enable_checkpointing: bool
+    limit_predict_batches: Limit
+    reload_dataloaders_every_n_epochs: Annotated[int, Field(ge=0)]
+    enable_autolog_hparams: bool
+    model_registry: str | None
+    barebones: bool
 
 
 # by the part's _target_
@@ -322,10 +380,10 @@ PARTS: dict[str, Any] = {
     "cnnbp.data.augment.Augment": AugmentOptions,
     "cnnbp.training.classifier.Classifier": ClassifierOptions,
     "cnnbp.model.network.Network": NetworkOptions,
-    "torch.optim.SGD": OptimizerOptions,
-    "torch.optim.Adam": OptimizerOptions,
-    "torch.optim.AdamW": OptimizerOptions,
-    "torch.optim.RMSprop": OptimizerOptions,
+    "torch.optim.SGD": SGDOptions,
+    "torch.optim.Adam": AdamOptions,
+    "torch.optim.AdamW": AdamOptions,
+    "torch.optim.RMSprop": RMSpropOptions,
     "cnnbp.training.muon.Muon": MuonOptions,
     "cnnbp.training.schedules.step": StepOptions,
     "cnnbp.training.schedules.linear": AnnealingOptions,
@@ -356,9 +414,15 @@ def check(options: Any, values: dict[str, Any], place: str = "") -> None:
         UserError: names the first key, its value and what is allowed.
     """
     try:
-        TypeAdapter(options).validate_python(values)
+        _validator(options).validate_python(values)
     except ValidationError as error:
         raise UserError(_explain(error, options, values, place)) from None
+
+
+@cache
+def _validator(options: Any) -> TypeAdapter[Any]:
+    # building one takes longer than all the checks it is used for, and a sweep checks every job
+    return TypeAdapter(options)
 
 
 def _explain(error: ValidationError, options: Any, values: dict[str, Any], place: str) -> str:

@@ -88,6 +88,9 @@ class RunDirectory:
             # in one step; the new training's first checkpoint makes it final
             self.path.rename(self._replaced)
             self.path.mkdir()
+            # the job would stay in what it replaces
+            if HydraConfig.get().job.chdir:
+                os.chdir(self.path)
         self._refuse_another_config()
         self.finished = RunRecord(self.path).is_finished
         if self.finished:

@@ -3,12 +3,16 @@
 import os
 import socket
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from cnnbp.errors import UserError
+
+# how long to try: a process that is about to end removes the file that it has locked
+ENDING_SECONDS = 0.2
 
 
 class InUse(UserError):
@@ -34,7 +38,7 @@ class RunLock:
         """
         self.directory.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(blocking=False)
+            self._lock.acquire(timeout=ENDING_SECONDS)
         except Timeout:
             raise InUse(
                 f"{self.directory} is in use by {self._read_holder()}; wait, or give another name="
@@ -43,8 +47,12 @@ class RunLock:
         self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
 
     def release(self) -> None:
-        """Let go of the lock."""
+        """Let go of the lock, and leave nothing of it."""
         self._holder.unlink(missing_ok=True)
+        # While the lock is held: who has opened the file just before finds out that it is gone,
+        # and takes the next one. Windows removes no open file; there it stays, and holds nobody.
+        with suppress(OSError):
+            Path(self._lock.lock_file).unlink()
         self._lock.release()
 
     def _read_holder(self) -> str:

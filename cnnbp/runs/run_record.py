@@ -89,7 +89,7 @@ class RunRecord:
     @cached_property
     def config(self) -> DictConfig:
         """The config as Hydra composed it; a missing key raises instead of giving None."""
-        return read_config(self.path / CONFIG)
+        return _read_config(self.path / CONFIG)
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class RunRecord:
     @cached_property
     def result(self) -> dict[str, Any] | None:
         """What `result.json` holds; None for a run that has not finished."""
-        return read_result(self.path / RESULT) if self.is_finished else None
+        return _read_result(self.path / RESULT) if self.is_finished else None
 
     @cached_property
     def error(self) -> str | None:
@@ -148,7 +148,7 @@ class RunRecord:
         return read_metrics(self.path / METRICS)
 
 
-def read_config(path: Path) -> DictConfig:
+def _read_config(path: Path) -> DictConfig:
     """Read the config of a run; a key that is missing in it raises instead of giving None.
 
     Raises:
@@ -181,19 +181,23 @@ def refuse_unknown_code(run: RunRecord, part: DictConfig) -> None:
     """
     for target in _targets(OmegaConf.to_container(part, resolve=True)):
         # by its name, and by where it was written: a module also has what it imports
-        written_in = f"{get_object(str(target)).__module__}." if _is_known(target) else ""
-        if not written_in.startswith(CODE):
+        if not str(target).startswith(CODE) or not _module_of(str(target)).startswith(CODE):
             raise UserError(
                 f"{run.path / CONFIG}: would run {target}, which is not allowed here; "
                 f"allowed: {', '.join(CODE)}"
             )
 
 
-def _is_known(target: Any) -> bool:
-    return str(target).startswith(CODE)
+def _module_of(target: str) -> str:
+    """Where a class or a function was written, with a dot at the end."""
+    try:
+        return f"{get_object(target).__module__}."
+    except Exception:
+        # there is no such object, or it is neither a class nor a function
+        return ""
 
 
-def read_result(path: Path) -> dict[str, Any]:
+def _read_result(path: Path) -> dict[str, Any]:
     """Read a run's `result.json`.
 
     Raises:

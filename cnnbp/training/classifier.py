@@ -241,7 +241,8 @@ class Classifier(LightningModule):
                 )
                 config["lr_scheduler"] = schedule
         except (TypeError, ValueError) as error:
-            hint = how_to_replace("optimizer", error)
+            has_other_keys = "unexpected keyword argument" in str(error)
+            hint = how_to_replace("optimizer") if has_other_keys else ""
             raise UserError(f"optimizer or scheduler: {error}{hint}") from None
         return config
 
