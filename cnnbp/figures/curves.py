@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 
-Points = Sequence[tuple[int, float]]  # step and value
+# step and value
+Points = Sequence[tuple[int, float]]
 
-LOWEST_ERROR = 1e-4  # one image of 10,000: no error at all has no logarithm
-MOST_NAMED = 10  # more colours and names than these cannot be told apart
-ROUND = (1, 2, 3, 5, 7)  # digits of ticks on a logarithmic axis
+# one image of 10,000: no error at all has no logarithm
+LOWEST_ERROR = 1e-4
+# more colours and names than these cannot be told apart
+MOST_NAMED = 10
+# digits of ticks on a logarithmic axis
+ROUND = (1, 2, 3, 5, 7)
 
 
 def draw_curves(axes: Any, kind: str, lines: Mapping[str, Points]) -> None:
@@ -32,6 +36,7 @@ def draw_curves(axes: Any, kind: str, lines: Mapping[str, Points]) -> None:
     if kind == "accuracy":
         axes.set_yscale("function", functions=(_to_height, _to_accuracy))
         _set_ticks(axes, _accuracy_ticks(*_range(lines)), _as_percent)
+    # a loss of 0, which float32 can round to, has no place on a logarithmic axis
     if kind == "loss" and _range(lines)[0] > 0:
         axes.set_yscale("log")
         _set_ticks(axes, _round_values(*_range(lines)), _as_number)
@@ -56,6 +61,7 @@ def _set_ticks(axes: Any, ticks: Sequence[float], formatter: Any) -> None:
 
 
 def _to_height(accuracies: Any) -> Any:
+    # matplotlib asks for places outside the data too
     return -np.log10(np.maximum(1 - np.asarray(accuracies), LOWEST_ERROR))
 
 
@@ -81,6 +87,7 @@ def _accuracy_ticks(low: float, high: float) -> list[float]:
 def _round_values(low: float, high: float) -> list[float]:
     """Round numbers between two positive ones; the two themselves where there are fewer."""
     values = []
+    # parsed as text, because 3 * 10**-1 is 0.30000000000000004
     for exponent in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
         for digit in ROUND:
             value = float(f"{digit}e{exponent}")

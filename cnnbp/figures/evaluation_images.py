@@ -47,6 +47,7 @@ def confusion_matrix(
     counts = confusion_counts(logits, labels).tolist()
     names = class_names or _labels_as_names(logits)
     grid = _place_grid(names, scale)
+    # without the diagonal, which would drown the mistakes
     most = 1
     for label, row in enumerate(counts):
         most = max(most, *row[:label], *row[label + 1 :])
@@ -82,6 +83,7 @@ def _place_grid(class_names: Sequence[str], scale: int) -> Grid:
     longest = max(map(font.getlength, class_names))
     if longest < cell:
         return Grid(cell, cell, font)
+    # long names get room beside the rows, at most a third of the picture
     heads = min(round(longest) + 8 * scale, side // 3)
     return Grid(heads, (side - heads) // classes, font)
 
@@ -154,7 +156,8 @@ def mistake_sheet(
         left, top = place % MISTAKES_A_ROW * width, place // MISTAKES_A_ROW * height
         true, predicted = names[int(labels[index])], names[int(predictions[index])]
         lines = [f"true {true}", f"pred. {predicted}, {confidences[index]:.0%}"]
-        if font.getlength(lines[1]) > width:  # then the name says more than the number
+        # then the name says more than the number
+        if font.getlength(lines[1]) > width:
             lines[1] = f"pred. {predicted}"
         text = "\n".join(_cut(line, font, width) for line in lines)
         middle = (left + width / 2, top + 15 * scale)

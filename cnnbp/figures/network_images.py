@@ -44,7 +44,9 @@ def _tiles(images: Tensor, columns: int, zoom: int = 1) -> Image.Image:
     """Lay images (N, C, H, W) in [0, 1], of one channel or three, out row by row."""
     images = images.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
     missing = -len(images) % columns
-    images = F.pad(images, (2, 0, 2, 0, 0, 0, 0, missing), value=0.5)  # gray between them
-    rows = images.unflatten(0, (-1, columns))  # (rows, columns, C, H, W)
+    # gray between them
+    images = F.pad(images, (2, 0, 2, 0, 0, 0, 0, missing), value=0.5)
+    # (rows, columns, C, H, W)
+    rows = images.unflatten(0, (-1, columns))
     picture = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     return Image.fromarray(picture.mul(255).byte().squeeze(-1).numpy())

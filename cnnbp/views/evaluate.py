@@ -64,6 +64,7 @@ def average_over_shifts(
     Zeros are moved in at the border.
     """
     height, width = images.shape[-2:]
+    # zeros are the paper of a digit
     padded = F.pad(images, (1, 1, 1, 1))
     total = torch.zeros(())
     for down, right in tqdm(SHIFTS, desc="shifts", leave=False, disable=None):

@@ -103,6 +103,7 @@ def export(
     _check_output(format, kind, output)
     config, data, model = restore(directory, checkpoint)
     images, expected = _reference(data, model)
+    # other programs know no channels-last
     deployed = Deployed(model.network.to(memory_format=torch.contiguous_format), data)
     options = OmegaConf.to_container(config.model.network, resolve=True)
     del options["_target_"]

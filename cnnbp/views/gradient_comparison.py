@@ -91,9 +91,11 @@ def _record(network: nn.Module, image: Tensor, labels: Tensor) -> Recorded:
         if any(module.children()):
             continue
         layer: Any = module
+        # the values that a layer would write over are needed
         if hasattr(layer, "inplace"):
-            layer.inplace = False  # the values that it would write over are needed
+            layer.inplace = False
 
+        # autograd cannot follow an output that needs no gradient, such as an index
         def keep(module: nn.Module, inputs: tuple, output: object, name: str = name) -> None:
             is_plain = len(inputs) == 1 and isinstance(inputs[0], Tensor)
             if is_plain and isinstance(output, Tensor) and output.requires_grad:
@@ -112,11 +114,13 @@ def _propagate_chain(recorded: Recorded) -> list[Propagated] | None:
     parameters: list[Tensor] = []
     for call in recorded.calls:
         parameters += call.module.parameters()
+    # the gradient of shared weights is a sum over calls
     if len(set(parameters)) < len(parameters):
-        return None  # the gradient of shared weights is a sum over calls
+        return None
     chain: list[Propagated] = []
     x = recorded.image.detach()
     for call in recorded.calls:
+        # a shortcut or a function between two layers gives the next one other values
         if not _are_alike(x, call.input):
             return None
         chain.append(_propagate(call, x.reshape(call.input.shape)))
@@ -136,7 +140,8 @@ def _propagate(call: Call, x: Tensor) -> Propagated:
     except UserError:
         return _propagate_by_autograd(call.module, x)
     output, backward = backprop.COMPONENTS[type(call.module).__name__](call.module, x)
-    if not _are_alike(output, call.output):  # another layer of the same name
+    # another layer of the same name
+    if not _are_alike(output, call.output):
         return _propagate_by_autograd(call.module, x)
     return Propagated(output, backward, by_hand=True)
 
@@ -205,6 +210,7 @@ def _compare_layers(recorded: Recorded, labels: Tensor) -> list[Comparison]:
     image = recorded.image.detach()
     comparisons = [Comparison("image", None, image, dimage, {}, 0.0, by_hand=False)]
     for call, dy in zip(recorded.calls, gradients, strict=True):
+        # without its past: of a layer that is called twice, each call has its own gradient
         x = call.input.detach()
         step = _propagate(call, x)
         computed = step.backward(dy)

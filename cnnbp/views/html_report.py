@@ -66,7 +66,7 @@ def write_report(directory: str | Path, output: str | Path | None = None) -> Pat
     if not find_spec("matplotlib"):
         raise UserError(f"{output}: pictures need matplotlib; pip install matplotlib")
     run = RunRecord(directory)
-    contents = _run_contents(run) if run.exists else _sweep_contents(directory, output)
+    contents = _run_contents(run, output) if run.exists else _sweep_contents(directory, output)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -81,7 +81,7 @@ def write_report(directory: str | Path, output: str | Path | None = None) -> Pat
     return output
 
 
-def _run_contents(run: RunRecord) -> dict[str, Any]:
+def _run_contents(run: RunRecord, output: Path) -> dict[str, Any]:
     """What the page of a run shows; of an unfinished one as much as there is."""
     # a damaged one raises before anything is drawn
     config = run.config
@@ -93,7 +93,6 @@ def _run_contents(run: RunRecord) -> dict[str, Any]:
     for key, (name, form) in FIGURES.items():
         if key in figures:
             shown.append((name, form.format(figures[key])))
-    page = run.path / "page.html"
     return {
         "kind": "run",
         "error": run.error,
@@ -102,10 +101,17 @@ def _run_contents(run: RunRecord) -> dict[str, Any]:
         "figures": shown,
         "charts": _charts(_curves_by_kind(curves)),
         "network": network,
-        "page": page.name if page.exists() else None,
+        "page": _link(run.path / "page.html", output),
         "config": (run.path / CONFIG).read_text(),
         "versions": figures.get("versions", {}),
     }
+
+
+def _link(page: Path, source: Path) -> str | None:
+    """The link from one page to another one; None where that does not exist."""
+    if not page.exists():
+        return None
+    return quote(os.path.relpath(page, source.parent))
 
 
 def _figures_so_far(
@@ -126,8 +132,7 @@ def _sweep_contents(directory: Path, output: Path) -> dict[str, Any]:
         )
     common = _name_rows(directory, rows)
     for row in rows:
-        own = row["run"].path / "report.html"
-        row["link"] = quote(os.path.relpath(own, output.parent)) if own.exists() else None
+        row["link"] = _link(row["run"].path / "report.html", output)
     finished = [row for row in rows if "error" not in row]
     curves: dict[str, dict[str, Points]] = {"accuracy": {}, "loss": {}}
     for row in finished:

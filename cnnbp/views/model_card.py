@@ -24,7 +24,8 @@ RECIPE = {
     "label smoothing": "model.label_smoothing",
     "images held out for validation": "data.val_size",
 }
-SPLITS = {"accuracy": "test", "val_accuracy": "validation"}  # a search reads no test set
+# a search reads no test set
+SPLITS = {"accuracy": "test", "val_accuracy": "validation"}
 
 
 class Exported(NamedTuple):

@@ -98,6 +98,7 @@ def trace_image(
         class_names: by label; by default the labels themselves.
     """
     # a copy, because the caller's network keeps its precision and its mode
+    # a copy: the run's own network keeps its precision, its mode and its gradients
     network = copy.deepcopy(network).cpu().double().eval().requires_grad_()
     with torch.no_grad():
         logits = network(image)[0]
@@ -155,4 +156,5 @@ def _component(
 
 
 def _without_batch(values: Tensor) -> Tensor:
-    return values[0] if values.ndim else values  # the loss has no batch
+    # the loss has no batch
+    return values[0] if values.ndim else values

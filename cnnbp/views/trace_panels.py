@@ -8,15 +8,22 @@ import numpy as np
 
 from cnnbp.views.trace import Trace, TracedComponent
 
-WIDTH = 1920  # of the picture; all lengths below are in its pixels
-MARGIN = 40  # left and right of all
-SIDE = 368  # height of a panel
+# of the picture; all lengths below are in its pixels
+WIDTH = 1920
+# left and right of all
+MARGIN = 40
+# height of a panel
+SIDE = 368
 IMAGE_WIDTH = 224
-MAPS_WIDTH = 800  # of all panels of maps
-LONGEST_STRIP = 10  # so many maps may lie in one column
+# of all panels of maps
+MAPS_WIDTH = 800
+# so many maps may lie in one column
+LONGEST_STRIP = 10
 BARS_WIDTH = 190
-MOST_MAPS = 400  # of one block
-MOST_BLOCKS = 9  # that fit between the image and the probabilities
+# of one block
+MOST_MAPS = 400
+# that fit between the image and the probabilities
+MOST_BLOCKS = 9
 
 
 class Block(NamedTuple):
@@ -52,6 +59,7 @@ def group_into_blocks(trace: Trace) -> list[Block]:
             groups[-1].append(layer)
         else:
             groups.append([layer])
+    # a module with several blocks cannot give its name to each
     parents = [_parent(group[0]) for group in groups]
     blocks = [Block("image", [image])]
     for group, parent in zip(groups, parents, strict=True):

@@ -19,10 +19,13 @@ from cnnbp.views.trace_panels import (
     place_panels,
 )
 
-HEIGHT, DPI = 1080, 120  # of the picture; all lengths below are in its pixels
+# of the picture; all lengths below are in its pixels
+HEIGHT, DPI = 1080, 120
 MOST_BARS = 10
-MOST_HEADS = 4  # lines above a panel
-TOPS = {"forward": 206, "backward": 646}  # upper edges of the panels
+# lines above a panel
+MOST_HEADS = 4
+# upper edges of the panels
+TOPS = {"forward": 206, "backward": 646}
 COLOURS = {"forward": "viridis", "backward": "RdBu_r"}
 # extremes would leave all other values pale
 QUANTILES = (0.005, 0.995)
@@ -97,7 +100,8 @@ class TracePicture:
         values = (component.output if direction == "forward" else component.gradient).numpy()
         if not component.is_layer and values.ndim == 1:
             if direction == "backward":
-                return []  # the place of the loss
+                # the place of the loss
+                return []
             return self._draw_bars(self.trace.probabilities.numpy(), panel, direction, ".1%", "")
         if is_vector(component) and len(values) == len(self.trace.class_names):
             if direction == "forward":

@@ -7,8 +7,10 @@ from cnnbp.views.trace import Trace, TracedComponent
 FORWARD_HEADS = ("component", "kind", "output", "params", "field", "MACs", "mean", "std", "zeros")
 BACKWARD_HEADS = ("|dL/dy|", "|dL/dw|", "update", "differ")
 HEADS = (*FORWARD_HEADS, *BACKWARD_HEADS)
-NARROWEST = (18, 16, 8, 7, 5, 10, 9, 8, 6, 8, 8, 8, 8)  # of the columns, in characters
-LEFT_ALIGNED = 2  # so many columns
+# of the columns, in characters
+NARROWEST = (18, 16, 8, 7, 5, 10, 9, 8, 6, 8, 8, 8, 8)
+# so many columns
+LEFT_ALIGNED = 2
 NOTE = (
     "evaluation mode, float64 | update: |lr dL/dw| / |w| | "
     "differ: by hand from autograd, share of the largest"
@@ -21,18 +23,23 @@ def trace_table(trace: Trace) -> str:
     """Lay a trace out, a component a line, with the totals and the three likeliest classes."""
     rows = [_cells(component) for component in trace.components]
     rows.append(_total(trace))
-    widths = []
-    for column, (head, narrowest) in enumerate(zip(HEADS, NARROWEST, strict=True)):
-        widths.append(max(narrowest, len(head), *(len(row[column]) for row in rows)))
+    widths = list(NARROWEST)
+    for row in rows:
+        widths = [max(width, len(cell)) for width, cell in zip(widths, row, strict=True)]
     heads = _line(HEADS, widths)
     rule = "-" * len(heads)
+    *lines, total = (_line(row, widths) for row in rows)
+    parts = [_directions(heads, widths), heads, rule, *lines, rule, total]
+    return "\n".join([*parts, _note(trace), _summary(trace)])
+
+
+def _directions(heads: str, widths: Sequence[int]) -> str:
+    """A line above the heads that says in which direction each half is read."""
     named = sum(widths[:LEFT_ALIGNED]) + LEFT_ALIGNED
     border = heads.index("|")
     forward = " forward, downwards ".center(border - named - 1, "-")
     backward = " backward, upwards ".center(len(heads) - border - 2, "-")
-    *lines, total = (_line(row, widths) for row in rows)
-    ways = f"{'':{named}}{forward} | {backward}"
-    return "\n".join([ways, heads, rule, *lines, rule, total, _note(trace), _summary(trace)])
+    return f"{'':{named}}{forward} | {backward}"
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -265,3 +265,6 @@ def test_the_page_of_the_network_is_linked_where_there_is_one(run, tmp_path):
     assert not Page(write_report(copy)).all("a")
     (copy / "page.html").write_text("here")
     assert [own["href"] for own, _ in Page(write_report(copy)).all("a")] == ["page.html"]
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = Page(write_report(copy, tmp_path / "elsewhere" / "report.html"))
+    assert [own["href"] for own, _ in elsewhere.all("a")] == ["../copy/page.html"]
