@@ -13,12 +13,13 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from cnnbp.config.hydra_errors import how_to_replace
 from cnnbp.errors import UserError
 from cnnbp.training.capture import CapturedStep, DeviceStep
+from cnnbp.training.mean_loss import MeanLoss
 from cnnbp.training.resume import (
     check_averages,
     check_fits,
@@ -83,8 +84,8 @@ class Classifier(LightningModule):
         self.clip: float | None = None
         self.clip_by = "norm"
         self.graph: bool | str = "auto"
-        # neither looks at the values, for which a GPU would have to be waited for; a NaN is kept
-        loss = MeanMetric(nan_strategy="disable")
+        # neither looks at the values, for which a GPU would have to be waited for
+        loss = MeanLoss()
         accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
         metrics = MetricCollection({"loss": loss, "accuracy": accuracy}, compute_groups=False)
         self.metrics = nn.ModuleDict(
@@ -206,7 +207,7 @@ class Classifier(LightningModule):
         logits = self(self.trainer.datamodule.prepare(images)).float()
         loss = F.cross_entropy(logits, labels)
         self.metrics[f"{stage}_metrics"].update(
-            value=loss, weight=torch.full_like(loss, len(labels)), preds=logits, target=labels
+            loss=loss, images=len(labels), preds=logits, target=labels
         )
         return logits
 

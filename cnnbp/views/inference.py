@@ -56,8 +56,8 @@ def evaluate_test_set(config: DictConfig, data: DataModule, model: Classifier) -
     for logits, own_labels in zip(batches, labels.split(data.eval_batch_size), strict=True):
         own_labels = own_labels.to(logits.device)
         loss = F.cross_entropy(logits, own_labels)
-        weight = torch.full_like(loss, len(own_labels))
-        metrics.update(value=loss, weight=weight, preds=logits, target=own_labels)
+        images_here = len(own_labels)
+        metrics.update(loss=loss, images=images_here, preds=logits, target=own_labels)
         all_logits.append(logits.cpu())
     values = metrics.compute()
     return Evaluation(
