@@ -21,8 +21,10 @@ def replacing(path: str | Path, mode: str = "w", keep: Path | None = None) -> It
             file is still there.
     """
     path = Path(path)
+    # with the process's number, so that two that write the same file do not share a part
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        # the csv module ends lines itself
         with part.open(mode, newline="" if mode == "w" else None) as file:
             yield file
             file.flush()

@@ -35,6 +35,7 @@ def validate(config: DictConfig) -> None:
     Raises:
         UserError: names the first key that is wrong, its value and what is allowed.
     """
+    # first what the other checks, and everything after them, rely on
     _check_structure(config)
     _check_trainer(config.trainer)
     for place, options in SECTIONS.items():
@@ -143,6 +144,7 @@ def _values(node: DictConfig, wanted: Any) -> dict[str, Any]:
     for key in keys:
         if key == "_target_" or key not in unresolved:
             continue
+        # asking Hydra for it before it has chosen the directory would be an error
         if "${run_dir}" in str(unresolved[key]):
             continue
         value = node[key]

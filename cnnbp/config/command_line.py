@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,8 +14,10 @@ from cnnbp.config.check import REFUSED_TRAINER_KEYS
 from cnnbp.config.config_files import config_directory
 from cnnbp.config.options import TrainerOptions
 
-# keys whose values are names and paths, which may hold characters that are Hydra's syntax
-NAMES_AND_PATHS = ("name", "ckpt_path", "data.root")
+# keys whose values may hold characters that are Hydra's syntax
+NAMES = ("name",)
+PATHS = ("ckpt_path", "data.root")
+UNREADABLE = object()
 
 
 def prepare_overrides(overrides: Iterable[str]) -> list[str]:
@@ -23,16 +26,18 @@ def prepare_overrides(overrides: Iterable[str]) -> list[str]:
 
 
 def _quote(override: str) -> str:
-    """Quote the value of a name or a path where Hydra would take it for something else.
+    """Quote a name or a path where Hydra would read something else.
 
     A sweep's jobs have directories such as `seed=1,trainer=smoke`, which Hydra would read as two
     values. A path that exists is meant, whatever else it could be; other values are quoted where
     Hydra could not read them at all, so that `name=a,b` is still a sweep over two names.
     """
     key, sign, value = override.partition("=")
-    if not sign or key not in NAMES_AND_PATHS or value[:1] in ("'", '"'):
+    if not sign or key not in NAMES + PATHS or value[:1] in ("'", '"'):
         return override
-    if _is_readable(override) and not os.path.exists(value):
+    read = _read(override)
+    is_path = key in PATHS and os.path.exists(value)
+    if read == value or not (read is UNREADABLE or is_path):
         return override
     # in Hydra's grammar a backslash is special in front of a quote alone
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
@@ -40,12 +45,12 @@ def _quote(override: str) -> str:
     return f"{key}='{escaped}'"
 
 
-def _is_readable(override: str) -> bool:
+def _read(override: str) -> Any:
+    """What Hydra reads as the value: a text, a number, several values, or `UNREADABLE`."""
     try:
-        OverridesParser.create().parse_overrides([override])
+        return OverridesParser.create().parse_override(override).value()
     except HydraException:
-        return False
-    return True
+        return UNREADABLE
 
 
 def _add_if_missing(override: str) -> str:

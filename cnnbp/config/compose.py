@@ -25,6 +25,7 @@ def compose(overrides: list[str], run_dir: str | Path | None = None) -> DictConf
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         config = hydra_compose("config", prepare_overrides(overrides), return_hydra_config=True)
     with read_write(config.hydra), open_dict(config.hydra):
+        # a trial of a search keeps its directory and its error as a job of a multirun does
         config.hydra.mode = RunMode.MULTIRUN if run_dir else RunMode.RUN
         if run_dir:
             config.hydra.runtime.output_dir = str(run_dir)

@@ -59,7 +59,8 @@ def _as_list(value: Any) -> Any:
 
 AS_LIST = BeforeValidator(_as_list)
 
-# OURS take the listed keys and no others, THEIRS also what their class takes beside them
+# OURS take the listed keys and no others, THEIRS also what their class takes beside them.
+# Strict, because Hydra has read the types already: '1' in the place of 1 is a mistake.
 OURS = ConfigDict(strict=True, extra="forbid")
 THEIRS = ConfigDict(strict=True, extra="allow")
 

@@ -72,6 +72,7 @@ class RunDirectory:
         self.path = Path(config.run_dir)
         self.finished = False
         self._lock = RunLock(self.path)
+        # beside it, because a rename is one step within one file system only
         self._replaced = self.path.with_name(f".{self.path.name}.replaced")
 
     def __enter__(self) -> "RunDirectory":

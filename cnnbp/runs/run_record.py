@@ -92,6 +92,11 @@ class RunRecord:
         return _read_config(self.path / CONFIG)
 
     @cached_property
+    def config_text(self) -> str:
+        """The config file as it stands, for people."""
+        return _read_text(self.path / CONFIG)
+
+    @cached_property
     def values(self) -> dict[str, Any]:
         """The config as plain data, interpolations unresolved; many times faster than `config`."""
         return _mapping(self.path / CONFIG)
@@ -99,21 +104,18 @@ class RunRecord:
     @cached_property
     def overrides(self) -> list[str]:
         """The overrides that the run was started with, as on the command line."""
-        return _plain(self.path / OVERRIDES) or []
+        overrides = _plain(self.path / OVERRIDES)
+        return [str(override) for override in overrides] if isinstance(overrides, list) else []
 
     @cached_property
     def choices(self) -> dict[str, str]:
         """What was chosen of each config group, by its name."""
-        return self._hydra.get("runtime", {}).get("choices", {})
+        return _nested(_mapping(self.path / HYDRA_CONFIG), "hydra", "runtime", "choices")
 
     @cached_property
     def command(self) -> str | None:
         """The command line that starts the run again; None where Hydra left no record of it."""
         return command_of(self.path / HYDRA_CONFIG)
-
-    @cached_property
-    def _hydra(self) -> dict[str, Any]:
-        return _mapping(self.path / HYDRA_CONFIG).get("hydra", {})
 
     @cached_property
     def recipe(self) -> str:
@@ -140,7 +142,7 @@ class RunRecord:
         except UserError:
             return f"{RESULT} cannot be read"
         reason = self.path / ERROR
-        return reason.read_text().strip() if reason.exists() else "unfinished"
+        return _read_text(reason).strip() if reason.exists() else "unfinished"
 
     @cached_property
     def metrics(self) -> list[dict[str, str]]:
@@ -166,12 +168,13 @@ def _read_config(path: Path) -> DictConfig:
 
 def command_of(record: Path) -> str | None:
     """The command line in a record of Hydra's; None where there is none."""
-    hydra = _mapping(record).get("hydra")
-    if not hydra:
+    hydra = _nested(_mapping(record), "hydra")
+    overrides = _nested(hydra, "overrides").get("task")
+    if not isinstance(overrides, list):
         return None
     # a job of a sweep is repeated in its place by -m, too
-    multirun = ["-m"] if hydra["mode"] == "MULTIRUN" else []
-    return shlex.join(["python", "train.py", *multirun, *hydra["overrides"]["task"]])
+    multirun = ["-m"] if hydra.get("mode") == "MULTIRUN" else []
+    return shlex.join(["python", "train.py", *multirun, *map(str, overrides)])
 
 
 def refuse_unknown_code(run: RunRecord, part: DictConfig) -> None:
@@ -250,6 +253,19 @@ def _mapping(path: Path) -> dict[str, Any]:
     """What a YAML file holds, where that is a mapping; else an empty one."""
     content = _plain(path)
     return content if isinstance(content, dict) else {}
+
+
+def _nested(content: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """The mapping below the keys; an empty one where there is none."""
+    for key in keys:
+        value = content.get(key)
+        content = value if isinstance(value, dict) else {}
+    return content
+
+
+def _read_text(path: Path) -> str:
+    """A file for people to read, whatever bytes somebody has put into it."""
+    return path.read_text(errors="replace")
 
 
 def _plain(path: Path) -> Any:

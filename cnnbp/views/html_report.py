@@ -22,7 +22,7 @@ from cnnbp.figures.evaluation_images import confusion_counts, confusion_matrix, 
 from cnnbp.figures.figure_file import figure
 from cnnbp.files import replacing
 from cnnbp.model.layer_table import measure
-from cnnbp.runs.run_record import CONFIG, RunRecord, command_of
+from cnnbp.runs.run_record import RunRecord, command_of
 from cnnbp.sweeps.leaderboard_plot import draw_leaderboard
 from cnnbp.sweeps.ranking import Row, rank_runs
 from cnnbp.training.restore import restore
@@ -102,7 +102,7 @@ def _run_contents(run: RunRecord, output: Path) -> dict[str, Any]:
         "charts": _charts(_curves_by_kind(curves)),
         "network": network,
         "page": _link(run.path / "page.html", output),
-        "config": (run.path / CONFIG).read_text(),
+        "config": run.config_text,
         "versions": figures.get("versions", {}),
     }
 

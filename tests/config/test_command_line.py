@@ -38,6 +38,15 @@ def test_what_hydra_can_read_stays_hydras():
         assert prepare_overrides([override]) == [override]
 
 
+def test_a_path_that_hydra_reads_as_it_stands_is_left_as_it_is(tmp_path, monkeypatch):
+    """Overrides name the directories of a sweep's jobs."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("data", "a,b"):
+        Path(name).touch()
+    overrides = ["data.root=data", "name=a,b", "data.root=a,b"]
+    assert prepare_overrides(overrides) == ["data.root=data", "name=a,b", "data.root='a,b'"]
+
+
 def test_the_path_of_a_job_needs_no_quotes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     job = Path("outputs/grid/seed=1,trainer=smoke/checkpoints/last.ckpt")

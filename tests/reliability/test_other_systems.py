@@ -25,9 +25,8 @@ for name in ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGQUIT", "SIGALRM", "SIGKILL", "S
     delattr(signal, name)
 for name in ("fork", "geteuid", "getuid", "killpg", "sched_getaffinity", "O_DIRECTORY", "uname"):
     delattr(os, name)
-there = {signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGINT, signal.SIGSEGV}
-there.add(signal.SIGTERM)
-signal.valid_signals = lambda: there
+there = ("SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM")
+signal.valid_signals = lambda: {getattr(signal, name) for name in there}
 sys.argv = ["train.py", *sys.argv[1:]]
 runpy.run_path("{train}", run_name="__main__")
 """

@@ -10,6 +10,7 @@ from launch import TWO_STEPS
 from omegaconf import OmegaConf
 
 from cnnbp.config.compose import compose
+from cnnbp.config.options import TrainerOptions
 
 BASE = (*TWO_STEPS, "name=run")
 VALUES = (
@@ -46,10 +47,16 @@ def keys(node, prefix=""):
             yield from keys(value, f"{prefix}{key}.")
 
 
-KEYS = sorted(set(keys(OmegaConf.to_container(compose(["hydra/job_logging=none"])))))
+CONFIG = OmegaConf.to_container(compose(["hydra/job_logging=none"]))
+# fast_dev_run leaves no result
+KEYS = sorted(
+    {*keys(CONFIG), *(f"trainer.{key}" for key in TrainerOptions.__annotations__)}
+    - {"trainer.fast_dev_run"}
+)
 OVERRIDES = st.one_of(
     st.builds("{}={}".format, st.sampled_from(KEYS), st.sampled_from(VALUES)),
     st.builds("~{}".format, st.sampled_from(KEYS)),
+    st.builds("~{}={}".format, st.sampled_from(KEYS), st.sampled_from(VALUES)),
     st.builds("+{}.new={}".format, st.sampled_from(KEYS), st.sampled_from(VALUES)),
     st.builds("++{}={}".format, st.sampled_from(KEYS), st.sampled_from(VALUES)),
     st.text("ab=.~+-${}[]'\",: \\\n\0/ü", max_size=12),

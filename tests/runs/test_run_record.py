@@ -26,6 +26,18 @@ def test_what_is_missing_is_none_or_empty(run):
         RunRecord.open(run / "nowhere")
 
 
+@pytest.mark.parametrize("content", ["5", "[1]", "hydra: 5", "hydra: {runtime: 1, overrides: []}"])
+def test_a_record_of_hydra_that_is_something_else_holds_nothing(run, content):
+    for name in ("config", "hydra", "overrides"):
+        (run / f".hydra/{name}.yaml").write_text(content)
+    record = RunRecord(run)
+    assert record.command is None
+    assert record.choices == {}
+    assert isinstance(record.values, dict)
+    assert isinstance(record.recipe, str)
+    assert all(isinstance(override, str) for override in record.overrides)
+
+
 def test_runs_that_differ_by_seed_and_name_have_one_recipe(run, tmp_path_factory):
     recipes = set()
     for seed, name, rate in ((3, "a", 0.1), (4, "b", 0.1), (3, "a", 0.2)):
