@@ -103,7 +103,9 @@ def our_step(request, tmp_path_factory):
 
     class Spy(pl.Callback):
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
-            seen.update(batch=batch, before=values(module.network))
+            images, labels = batch
+            prepared = trainer.datamodule.prepare(images)
+            seen.update(batch=(prepared, labels), before=values(module.network))
 
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
             seen.update(loss=outputs["loss"].detach(), after=values(module.network))

@@ -413,7 +413,7 @@ def test_a_malicious_data_file_is_refused(tmp_path):
     for name in MNIST_FILES:
         poisoned(tmp_path / name, "pickle", tmp_path / "was-run")
     with pytest.raises(UserError, match="not a whole IDX file"):
-        datasets.torchvision_images("KMNIST", tmp_path)
+        datasets.KMNIST.load(tmp_path)
     assert not (tmp_path / "was-run").exists()
 
 
