@@ -69,11 +69,13 @@ class ResumingSweeper(BasicSweeper):
 
     def _launch(self, jobs: list[list[str]], directory: Path) -> dict[Path, str]:
         """Run the jobs; return why the failed ones failed."""
-        is_parallel = self.config.hydra.runtime.choices["hydra/launcher"] != "basic"
-        if is_parallel:
+        launcher = self.config.hydra.runtime.choices["hydra/launcher"]
+        if launcher != "basic":
             on_stop(interrupt)
+        # these show themselves how far they are
+        shows_progress = launcher in ("basic", "fleet")
         try:
-            with job_progress(directory, len(jobs)) if is_parallel else nullcontext():
+            with nullcontext() if shows_progress else job_progress(directory, len(jobs)):
                 returns = self.launcher.launch(jobs, initial_job_idx=0)
         except KeyboardInterrupt as stop:
             print(

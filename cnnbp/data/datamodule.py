@@ -64,11 +64,12 @@ class DataModule(LightningDataModule):
                 f"{len(data.train_labels)} training images"
             )
         kept = len(data.train_labels) - self.val_size
-        self.splits = {
-            "train": (data.train_images[:kept], data.train_labels[:kept]),
-            "val": (data.train_images[kept:], data.train_labels[kept:]),
-            "test": (data.test_images, data.test_labels),
-        }
+        # in place, for those who share it
+        self.splits.update(
+            train=(data.train_images[:kept], data.train_labels[:kept]),
+            val=(data.train_images[kept:], data.train_labels[kept:]),
+            test=(data.test_images, data.test_labels),
+        )
         if self.trainer:
             device = self.trainer.strategy.root_device
             for name, (images, labels) in self.splits.items():
