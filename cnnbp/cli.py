@@ -55,7 +55,7 @@ OVERRIDES = Argument("overrides", nargs="*", help="as for train.py: dropout=none
 # the functions are named, not imported, so that `--help` is answered without PyTorch
 COMMANDS = {
     "train": Command(
-        "cnnbp.train:run_from_command_line", "train a network; --help lists its options", ()
+        "cnnbp.main_job:run_from_command_line", "train a network; --help lists its options", ()
     ),
     "options": Command(
         "cnnbp.config.option_table:print_options",
@@ -227,7 +227,7 @@ def main() -> int:
         # Hydra reads the rest of the command line itself
         if sys.argv[1:2] == ["train"]:
             del sys.argv[1]
-            from cnnbp.train import run_from_command_line
+            from cnnbp.main_job import run_from_command_line
 
             run_from_command_line()
             return 0
