@@ -46,6 +46,11 @@ class TrainingStep:
         self.parameters: list[nn.Parameter] = []
         for group in optimizer.param_groups:
             self.parameters.extend(group["params"])
+        # one memory for the batches of an optimizer step, each of which may be a captured graph
+        self.gradient_sums: list[Tensor] = []
+        if accumulate > 1:
+            for parameter in self.parameters:
+                self.gradient_sums.append(torch.zeros_like(parameter, requires_grad=False))
         device = self.parameters[0].device
         # autocast knows no meta device, on which a step shows that it looks at no value
         self.autocast_type = "cpu" if device.type == "meta" else device.type
@@ -97,11 +102,28 @@ class TrainingStep:
         """
         share = loss / self.accumulate if self.accumulate > 1 else loss
         gradients = torch.autograd.grad(share, self.parameters, allow_unused=True)
+        if self.accumulate > 1:
+            self.add_gradients(gradients, first)
+            return
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            if first or parameter.grad is None:
-                parameter.grad = gradient
-            elif gradient is not None:
-                parameter.grad = parameter.grad + gradient
+            parameter.grad = gradient
+
+    @torch.no_grad()
+    def add_gradients(self, gradients: Sequence[Tensor | None], first: bool) -> None:
+        """Add the gradients of a batch to those of the batches before it."""
+        sums = zip(self.parameters, self.gradient_sums, gradients, strict=True)
+        for parameter, total, gradient in sums:
+            if gradient is None:
+                # a part of the network that this batch has not used
+                if first:
+                    parameter.grad = None
+                    total.zero_()
+                continue
+            parameter.grad = total
+            if first:
+                total.copy_(gradient)
+            else:
+                total.add_(gradient)
 
     def update(self) -> None:
         """Clip the gradients and move the weights."""
