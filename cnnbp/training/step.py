@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnbp.model.backprop import loss_and_logits
+from cnnbp.training.moving_average import MovingAverage
 
 
 class TrainingStep:
@@ -24,6 +25,7 @@ class TrainingStep:
         accumulate: batches whose gradients are averaged for one optimizer step.
         clip: largest norm, or value, of the gradients; None leaves them as they are.
         clip_by: "norm" or "value".
+        average: of the weights, moved after each optimizer step.
     """
 
     def __init__(
@@ -38,11 +40,13 @@ class TrainingStep:
         accumulate: int = 1,
         clip: float | None = None,
         clip_by: str = "norm",
+        average: MovingAverage | None = None,
     ):
         self.network, self.optimizer = network, optimizer
         self.as_pixels, self.normalise, self.augment = as_pixels, normalise, augment
         self.label_smoothing, self.by_hand = label_smoothing, by_hand
         self.accumulate, self.clip, self.clip_by = accumulate, clip, clip_by
+        self.average = average
         self.parameters: list[nn.Parameter] = []
         for group in optimizer.param_groups:
             self.parameters.extend(group["params"])
@@ -78,6 +82,8 @@ class TrainingStep:
             self.backward(loss, first)
             if last:
                 self.update()
+                if self.average:
+                    self.average.move()
             self.add_to_sums(loss, logits, labels)
         return loss.detach()
 

@@ -1,5 +1,6 @@
 """The real step, captured and replayed by the stand-in for CUDA graphs, against the eager one."""
 
+from copy import deepcopy
 from functools import partial
 from importlib import import_module
 
@@ -14,6 +15,7 @@ from cnnbp.model.network import Network
 from cnnbp.training import schedules
 from cnnbp.training.capture import WARM_UP_STEPS, CapturedStep, DeviceStep
 from cnnbp.training.classifier import parameter_groups
+from cnnbp.training.moving_average import MovingAverage
 from cnnbp.training.muon import Muon
 from cnnbp.training.step import TrainingStep
 
@@ -50,6 +52,10 @@ def batch(number, size=6):
     return images, torch.randint(0, 10, (size,), generator=generator)
 
 
+def values(network):
+    return list(network.state_dict().values())
+
+
 class Run:
     """Steps of the published network, small, by a runner."""
 
@@ -61,18 +67,22 @@ class Run:
         self.schedule = SCHEDULES[schedule](self.optimizer, 3, 4) if schedule else None
         data = DataModule()
         parts = (self.network, self.optimizer, data.as_pixels, data.normalise)
-        self.step = TrainingStep(*parts, **options)
+        self.averaged = deepcopy(self.network)
+        self.average = MovingAverage(values(self.averaged), values(self.network))
+        self.step = TrainingStep(*parts, average=self.average, **options)
         self.runner = make_runner(self.step)
         self.trace = []
 
     def take(self, number, first=True, last=True, size=6):
         """Take a step by its number, which seeds it, and keep all that it leaves."""
         torch.manual_seed(1000 + number)
+        self.average.set_share(1 / (1 + number // 2))
         loss = self.runner(*batch(number, size), first, last)
         gradients = [parameter.grad.clone() for parameter in self.step.parameters]
-        state = [value.clone() for value in self.network.state_dict().values()]
+        state = [value.clone() for value in values(self.network)]
+        averages = [value.clone() for value in values(self.averaged)]
         sums = [value.clone() for value in self.step.sums().values()]
-        self.trace.append([loss.clone(), *gradients, *state, *sums])
+        self.trace.append([loss.clone(), *gradients, *state, *averages, *sums])
         if self.schedule and last:
             self.schedule["scheduler"].step()
 
