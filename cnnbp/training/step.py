@@ -89,16 +89,24 @@ class TrainingStep:
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss () and the logits (N, K), float32, of a batch of stored images."""
+        inputs = self.inputs(images)
+        if self.by_hand:
+            return loss_and_logits(self.network, inputs, labels, self.label_smoothing)
+        logits = self.network(inputs).float()
+        return self.loss(logits, labels), logits
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Augment a batch of stored images and turn it into the network's input (N, C, H, W)."""
         # images are distorted in full precision
         with torch.autocast(self.autocast_type, enabled=False):
             pixels = self.as_pixels(images)
             if self.augment:
                 pixels = self.augment(pixels)
-            inputs = self.normalise(pixels)
-        if self.by_hand:
-            return loss_and_logits(self.network, inputs, labels, self.label_smoothing)
-        logits = self.network(inputs).float()
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits
+            return self.normalise(pixels)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss () of logits (N, K)."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def backward(self, loss: Tensor, first: bool) -> None:
         """Leave the gradients at the parameters.
