@@ -201,8 +201,9 @@ COMMANDS = {
             ),
             Argument(
                 "--metric",
-                choices=("val_accuracy", "accuracy", "val_loss", "loss", "seconds"),
-                help="what to rank by; default: validation, else test accuracy",
+                metavar="NAME",
+                help="val_accuracy, accuracy, val_loss, loss, seconds, or a metric that was added "
+                "to the runs, such as val_f1; default: validation, else test accuracy",
             ),
             Argument(
                 "--group",

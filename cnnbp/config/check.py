@@ -13,8 +13,8 @@ from cnnbp.errors import UserError
 SAFE_WRITER = "cnnbp.runs.checkpoint_file.CrashSafeCheckpointIO"
 NEEDED_PARTS = ("data", "model", "optimizer", "trainer")
 # {} leaves them out
-OPTIONAL_PARTS = ("augment", "scheduler")
-GROUPS = ("dropout", "callbacks", "logger")
+OPTIONAL_PARTS = ("augment", "scheduler", "loss")
+GROUPS = ("dropout", "callbacks", "logger", "metrics")
 # with these a run would not end where its schedule does, or not be evaluated after each epoch
 REFUSED_TRAINER_KEYS = (
     "max_steps",
@@ -40,6 +40,9 @@ def validate(config: DictConfig) -> None:
         if node is not None:
             check(options, _values(node, options), place)
     for place, part in _parts(config, ""):
+        for key in part:
+            if OmegaConf.is_missing(part, key):
+                raise UserError(f"{place}.{key}: must be given")
         options = PARTS.get(part["_target_"])
         if options:
             check(options, _values(part, part), place)
@@ -70,7 +73,7 @@ def _check_structure(config: DictConfig) -> None:
                 f"{group}={tree.get(group)}: must be a choice of the group; --help lists them"
             )
     _check_parts(tree)
-    for group in ("callbacks", "logger"):
+    for group in ("callbacks", "logger", "metrics"):
         _check_members(group, tree[group])
 
 

@@ -135,6 +135,8 @@ class ClassifierOptions(TypedDict, total=False):
     network: Annotated[Part, Field(description="maps images to logits")]
     optimizer: Annotated[Part, Field(description="an optimizer with _partial_: true")]
     scheduler: Annotated[Part, Field(description="a schedule with _partial_: true, or {}")]
+    loss: Annotated[Part, Field(description="maps (logits, labels) to a number, or {}")]
+    metrics: Annotated[Part, Field(description="metrics of torchmetrics by name")]
     label_smoothing: Annotated[Fraction, Field(description="share spread over all classes")]
     channels_last: Annotated[bool, Field(description="memory format of the convolutions")]
     backprop: Annotated[
@@ -167,6 +169,13 @@ class NetworkOptions(TypedDict, total=False):
     head: Annotated[
         Literal["gap", "linear"], Field(description="global average pooling, or a linear layer")
     ]
+
+
+@with_config(OURS)
+class FocalOptions(TypedDict, total=False):
+    """`cnnbp.training.losses.Focal`"""
+
+    gamma: Annotated[NotNegative, Field(description="how little a sure image counts")]
 
 
 class TorchOptimizerOptions(TypedDict, total=False):
@@ -381,6 +390,7 @@ PARTS: dict[str, Any] = {
     "cnnbp.data.augment.Augment": AugmentOptions,
     "cnnbp.training.classifier.Classifier": ClassifierOptions,
     "cnnbp.model.network.Network": NetworkOptions,
+    "cnnbp.training.losses.Focal": FocalOptions,
     "torch.optim.SGD": SGDOptions,
     "torch.optim.Adam": AdamOptions,
     "torch.optim.AdamW": AdamOptions,

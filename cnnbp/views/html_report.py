@@ -94,6 +94,10 @@ def _run_contents(run: RunRecord, output: Path) -> dict[str, Any]:
     for key, (name, form) in FIGURES.items():
         if key in figures:
             shown.append((name, form.format(figures[key])))
+    # metrics that a user has added
+    for key, value in figures.items():
+        if key not in FIGURES and isinstance(value, float):
+            shown.append((key, f"{value:.4f}"))
     return {
         "kind": "run",
         "error": run.error,

@@ -49,12 +49,10 @@ class Signs(torch.optim.SGD):
         super().__init__(params, lr=step)
 """
 MODEL = """\
-_target_: cnnbp.training.classifier.Classifier
+defaults: [classifier]
 network:
   _target_: {network}
   width: 6
-optimizer: ${{optimizer}}
-scheduler: ${{scheduler}}
 """
 NAMES = {"cnn": "own_networks.Convolutions", "mlp": "own_networks.Perceptron"}
 
@@ -143,7 +141,7 @@ def test_the_page_says_what_it_does_not_know(trained, command):
 def test_back_propagation_by_hand_says_what_it_does_not_know(trained):
     overrides = (*TWO_STEPS, "--config-dir", "groups", "model=mine", "name=by_hand", "logger=none")
     with pytest.raises(SystemExit, match="must be one of Conv2d, .* to be propagated by hand"):
-        train_in(trained, *overrides, "+model.backprop=by_hand")
+        train_in(trained, *overrides, "model.backprop=by_hand")
 
 
 def test_a_command_elsewhere_names_what_is_missing(trained, command, tmp_path, monkeypatch):
