@@ -19,6 +19,7 @@ from cnnbp.runs.checkpoint_file import load
 from cnnbp.training.callbacks.throughput import Speed
 from cnnbp.training.classifier import Classifier
 from cnnbp.training.memory import keep_freed_memory
+from cnnbp.training.network_check import check_network
 
 # what Lightning says of its own calls and of the machine, of which a user can change nothing
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -68,6 +69,7 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
         model_config = unfused(model_config)
     data, model = instantiate(config.data), instantiate(model_config)
     if isinstance(model, Classifier):
+        check_network(model.network, data)
         model.accumulate, model.graph = own.accumulate, own.graph
         model.clip, model.clip_by = own.clip, own.clip_by
     if own.overfit_batches is not None:
