@@ -1,16 +1,14 @@
 """The jobs of a sweep trained in fleets, each job in a run directory as if it ran alone."""
 
-import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pytorch_lightning import LightningDataModule, Trainer
 
 from cnnbp.config.check import check_arguments, validate
-from cnnbp.errors import UserError, on_one_line
+from cnnbp.data.datamodule import DataModule
 from cnnbp.runs.checkpoint_file import load, newest
 from cnnbp.runs.run_directory import RunDirectory
 from cnnbp.runs.run_record import CHECKPOINTS, LAST, PREVIOUS
@@ -22,8 +20,6 @@ from cnnbp.training.callbacks.checkpoints import Checkpoints, Requests, requeue_
 from cnnbp.training.classifier import Classifier
 from cnnbp.training.lockstep import Lockstep, Member
 from cnnbp.training.mapping_check import most_members, why_not_mapped
-
-log = logging.getLogger(__name__)
 
 
 class Fleet(NamedTuple):
@@ -38,9 +34,10 @@ class Training(NamedTuple):
 
     job: FleetJob
     run: RunDirectory
-    data: LightningDataModule
+    data: DataModule
     model: Classifier
-    trainer: Trainer
+    # Lightning sets its callbacks and its data when it runs
+    trainer: Any
     checkpoint: Path | None
 
 
@@ -79,33 +76,28 @@ def train_in_fleets(jobs: Sequence[FleetJob], most: int | None) -> list[FleetJob
 
 def _is_valid(job: FleetJob) -> bool:
     """Check a job's config; where it is wrong, the job fails as it would alone."""
-    with job.current():
+    with job.current(), job.failing():
         try:
-            try:
-                validate(job.config)
-                check_arguments(job.config)
-                saved_states(job)
-            except Exception as error:
-                with RunDirectory(job.config):
-                    raise error
+            validate(job.config)
+            check_arguments(job.config)
+            saved_states(job)
         except Exception as error:
-            _note_failure(job, error)
-            return False
-    return True
-
-
-def _note_failure(job: FleetJob, error: Exception) -> None:
-    # only a mistake of the user is clear without its traceback
-    log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
-    job.failure = on_one_line(error)
+            # which leaves the reason in the job's directory
+            with RunDirectory(job.config):
+                raise error
+    return not job.failure
 
 
 def _check_mapping(job: FleetJob) -> tuple[str, int]:
     """Why jobs such as this cannot be mapped, or "", and how many fit into the memory."""
     with job.current():
-        data, model, trainer = build(job.config)
-        reason = why_not_mapped(data, model, trainer)
-        return reason, 0 if reason else most_members(data, model, trainer)
+        try:
+            parts: Any = build(job.config)
+        except Exception:
+            # each of the jobs tells the reason when it is built
+            return "", 1
+        reason = why_not_mapped(*parts)
+        return reason, 0 if reason else most_members(*parts)
 
 
 def saved_states(job: FleetJob) -> dict[int, Path | None]:
@@ -167,30 +159,25 @@ def train_fleet(fleet: Fleet, progress: FleetProgress) -> None:
         if requests.signal == REQUEUE:
             requeue_job()
         raise KeyboardInterrupt(128 + requests.signal)
-    for error in errors:
-        # the failure of a job is noted; this is a user's own way to end the process
-        if not isinstance(error, Exception):
-            raise error
+    # no failure of a job, which is noted, but a user's own way to end the process
+    if errors:
+        raise errors[0]
 
 
 def _prepare(job: FleetJob, step: int) -> Training | None:
     """Open a job's run directory and build what trains it; None where it is finished or fails."""
-    with job.current():
-        try:
-            with ExitStack() as stack:
-                run = stack.enter_context(RunDirectory(job.config))
-                if run.finished:
-                    job.score = run.score()
-                    return None
-                checkpoint = saved_states(job)[step]
-                data, model, trainer = build(job.config)
-                run.start()
-                # from here on the member's thread closes it
-                stack.pop_all()
-                return Training(job, run, data, model, trainer, checkpoint)
-        except Exception as error:
-            _note_failure(job, error)
+    with job.current(), job.failing(), ExitStack() as stack:
+        run = stack.enter_context(RunDirectory(job.config))
+        if run.finished:
+            job.score = run.score()
             return None
+        checkpoint = saved_states(job)[step]
+        parts: Any = build(job.config)
+        run.start()
+        # from here on the member's thread closes it
+        stack.pop_all()
+        return Training(job, run, *parts, checkpoint)
+    return None
 
 
 def _share(trainings: Sequence[Training]) -> Requests:
@@ -209,7 +196,7 @@ def _run(
     trainings: Sequence[Training], requests: Requests, progress: FleetProgress
 ) -> list[BaseException]:
     """Train side by side to the end of all; return the errors that ended members."""
-    trainers: dict[Member, Trainer] = {}
+    trainers: dict[Member, Any] = {}
     for training in trainings:
         member = Member(lambda own=training: _train(own))
         training.model.join_fleet = member.join
@@ -229,14 +216,10 @@ def _train(training: Training) -> None:
     """Fit, test and store the result, as `train.py` does; runs in the member's thread."""
     job, run, trainer = training.job, training.run, training.trainer
     CURRENT.set(job)
-    with ExitStack() as stack:
+    with job.failing(), ExitStack() as stack:
         stack.push(run)
-        try:
-            validation = fit(training.data, training.model, trainer, training.checkpoint)
-            trainer.test(training.model, training.data, verbose=False)
-            if not job.config.trainer.get("fast_dev_run"):
-                run.finish(summarise(trainer, validation, job.config.seed))
-            job.score = run.score()
-        except Exception as error:
-            _note_failure(job, error)
-            raise
+        validation = fit(training.data, training.model, trainer, training.checkpoint)
+        trainer.test(training.model, training.data, verbose=False)
+        if not job.config.trainer.get("fast_dev_run"):
+            run.finish(summarise(trainer, validation, job.config.seed))
+        job.score = run.score()

@@ -11,6 +11,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from cnnbp.runs.run_directory import job_failures
+
 # the numbers that jobs of one fleet may differ by
 NUMBERS = (
     "seed",
@@ -57,6 +59,14 @@ class FleetJob:
             yield
         finally:
             CURRENT.reset(token)
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Let the job fail without stopping the others."""
+        with job_failures() as failures:
+            yield
+        if failures:
+            self.failure = failures[0]
 
 
 @contextmanager

@@ -4,8 +4,8 @@ import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
-from pytorch_lightning import Trainer
 from tqdm import tqdm
 
 REFRESH_SECONDS = 0.5
@@ -37,11 +37,11 @@ class FleetProgress:
     ) -> None:
         self.line.close()
 
-    def step(self, trainers: Sequence[Trainer], images: int) -> None:
+    def step(self, trainers: Sequence[Any], images: int) -> None:
         """Note that the members of a fleet take a step.
 
         Args:
-            trainers: those of the living members.
+            trainers: Lightning's, of the living members.
             images: of each member.
         """
         trainer, now = trainers[0], time.monotonic()
@@ -58,7 +58,7 @@ class FleetProgress:
         self.steps += 1
         self.images += images * len(trainers)
 
-    def _read_accuracies(self, trainers: Sequence[Trainer]) -> None:
+    def _read_accuracies(self, trainers: Sequence[Any]) -> None:
         values = []
         for trainer in trainers:
             key = f"accuracy/{trainer.datamodule.epoch_stage}"
@@ -67,7 +67,7 @@ class FleetProgress:
         if values:
             self.accuracies = accuracies(values) + ", "
 
-    def _show(self, trainer: Trainer, seconds: float, is_new_epoch: bool) -> None:
+    def _show(self, trainer: Any, seconds: float, is_new_epoch: bool) -> None:
         batches, epochs = trainer.num_training_batches, trainer.max_epochs
         left = epochs * batches - trainer.fit_loop.total_batch_idx - 1
         remaining = tqdm.format_interval(left * seconds / self.steps)

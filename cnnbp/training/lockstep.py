@@ -16,8 +16,8 @@ from cnnbp.training.step import TrainingStep
 class Member:
     """A training in a thread of its own.
 
-    It runs only while `go_on` waits for it, so that no two trainings ever compute at a time: torch's
-    generators and everything else that a process has once are used as by one training alone.
+    It runs only while `go_on` waits for it, so that no two trainings ever compute at a time, and
+    torch's generators and all else that a process has once are used as by one training alone.
 
     Args:
         train: trains; it calls `take_step` of this member for each step.
@@ -25,7 +25,7 @@ class Member:
 
     def __init__(self, train: Callable[[], Any]):
         self.train = train
-        self.step: TrainingStep | None = None
+        self.step: Any = None
         self.request: tuple[Tensor, Tensor, bool, bool] | None = None
         self.seed = 0
         self.answer: Tensor | BaseException | None = None

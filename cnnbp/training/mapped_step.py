@@ -51,8 +51,10 @@ class MappedStep(TrainingStep):
         first = members[0]
         self.members = list(members)
         self.accumulate, self.autocast_type = first.accumulate, first.autocast_type
-        optimizers = [member.optimizer for member in members]
+        optimizers: list[Any] = [member.optimizer for member in members]
         self.optimizer: Any = Together(optimizers)
+        # each member has its own
+        self.average = None
         trained = {id(parameter) for parameter in first.parameters}
         self.names, self.parameters = [], []
         self.others: dict[str, Tensor] = {}
@@ -127,6 +129,12 @@ class MappedStep(TrainingStep):
                 total.copy_(gradient)
             else:
                 total.add_(gradient)
+
+    def update(self) -> None:
+        super().update()
+        for member in self.members:
+            if member.average:
+                member.average.move()
 
     def clip_gradients(self) -> None:
         for member in self.members:

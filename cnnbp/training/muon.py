@@ -34,7 +34,7 @@ class Muon(torch.optim.Optimizer):
     def _part(self, group: dict[str, Any]) -> torch.optim.Optimizer:
         options = {"lr": group["lr"], "weight_decay": group["weight_decay"]}
         first = group["params"][0]
-        if first.ndim == 1:
+        if first.ndim <= 1:
             fused = True if first.is_cuda else None
             return torch.optim.AdamW(group["params"], fused=fused, **options)
         views = []
@@ -127,12 +127,17 @@ class MatrixStacks:
         self.waiting = 0
         groups = [part.param_groups[0] for part in self.parts]
         for momenta, own in zip(self.momenta, zip(*self.matrices, strict=True), strict=True):
-            self._move(momenta, own, groups)
+            gradients = [matrix.grad for matrix in own if matrix.grad is not None]
+            if gradients:
+                self._move(momenta, own, torch.stack(gradients), groups)
 
     def _move(
-        self, momenta: Tensor, matrices: Sequence[nn.Parameter], groups: list[dict[str, Any]]
+        self,
+        momenta: Tensor,
+        matrices: Sequence[nn.Parameter],
+        gradients: Tensor,
+        groups: list[dict[str, Any]],
     ) -> None:
-        gradients = torch.stack([matrix.grad for matrix in matrices])
         kept = _column([group["momentum"] for group in groups], momenta)
         momenta.lerp_(gradients, 1 - kept)
         directions = orthogonalise(gradients.lerp(momenta, kept)).float()

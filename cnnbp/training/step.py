@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnbp.model.backprop import loss_and_logits
+from cnnbp.training.losses import Loss
+from cnnbp.training.moving_average import MovingAverage
 
 
 class TrainingStep:
@@ -19,11 +21,13 @@ class TrainingStep:
         as_pixels: maps stored images, uint8, to pixels (N, C, H, W), float32 in [0, 255].
         normalise: maps pixels to the network's input.
         augment: maps pixels to pixels.
-        label_smoothing: share of the target that is spread over all classes.
+        label_smoothing: share of the target that cross-entropy spreads over all classes.
+        own_loss: in the place of cross-entropy.
         by_hand: go back by the equations of `cnnbp.model.backprop` instead of autograd.
         accumulate: batches whose gradients are averaged for one optimizer step.
         clip: largest norm, or value, of the gradients; None leaves them as they are.
         clip_by: "norm" or "value".
+        average: of the weights, moved after each optimizer step.
     """
 
     def __init__(
@@ -34,18 +38,26 @@ class TrainingStep:
         normalise: Callable[[Tensor], Tensor],
         augment: Callable[[Tensor], Tensor] | None = None,
         label_smoothing: float = 0.0,
+        own_loss: Loss | None = None,
         by_hand: bool = False,
         accumulate: int = 1,
         clip: float | None = None,
         clip_by: str = "norm",
+        average: MovingAverage | None = None,
     ):
         self.network, self.optimizer = network, optimizer
         self.as_pixels, self.normalise, self.augment = as_pixels, normalise, augment
-        self.label_smoothing, self.by_hand = label_smoothing, by_hand
+        self.label_smoothing, self.own_loss, self.by_hand = label_smoothing, own_loss, by_hand
         self.accumulate, self.clip, self.clip_by = accumulate, clip, clip_by
+        self.average = average
         self.parameters: list[nn.Parameter] = []
         for group in optimizer.param_groups:
             self.parameters.extend(group["params"])
+        # one memory for the batches of an optimizer step, each of which may be a captured graph
+        self.gradient_sums: list[Tensor] = []
+        if accumulate > 1:
+            for parameter in self.parameters:
+                self.gradient_sums.append(torch.zeros_like(parameter, requires_grad=False))
         device = self.parameters[0].device
         # autocast knows no meta device, on which a step shows that it looks at no value
         self.autocast_type = "cpu" if device.type == "meta" else device.type
@@ -73,6 +85,8 @@ class TrainingStep:
             self.backward(loss, first)
             if last:
                 self.update()
+                if self.average:
+                    self.average.move()
             self.add_to_sums(loss, logits, labels)
         return loss.detach()
 
@@ -95,6 +109,8 @@ class TrainingStep:
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss () of logits (N, K)."""
+        if self.own_loss:
+            return self.own_loss(logits, labels)
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def backward(self, loss: Tensor, first: bool) -> None:
@@ -105,11 +121,28 @@ class TrainingStep:
         """
         share = loss / self.accumulate if self.accumulate > 1 else loss
         gradients = torch.autograd.grad(share, self.parameters, allow_unused=True)
+        if self.accumulate > 1:
+            self.add_gradients(gradients, first)
+            return
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            if first or parameter.grad is None:
-                parameter.grad = gradient
-            elif gradient is not None:
-                parameter.grad = parameter.grad + gradient
+            parameter.grad = gradient
+
+    @torch.no_grad()
+    def add_gradients(self, gradients: Sequence[Tensor | None], first: bool) -> None:
+        """Add the gradients of a batch to those of the batches before it."""
+        sums = zip(self.parameters, self.gradient_sums, gradients, strict=True)
+        for parameter, total, gradient in sums:
+            if gradient is None:
+                # a part of the network that this batch has not used
+                if first:
+                    parameter.grad = None
+                    total.zero_()
+                continue
+            parameter.grad = total
+            if first:
+                total.copy_(gradient)
+            else:
+                total.add_(gradient)
 
     def update(self) -> None:
         """Clip the gradients and move the weights."""
