@@ -173,10 +173,11 @@ def _prepare(job: FleetJob, step: int) -> Training | None:
             return None
         checkpoint = saved_states(job)[step]
         parts: Any = build(job.config)
+        data, model, trainer = parts
         run.start()
         # from here on the member's thread closes it
         stack.pop_all()
-        return Training(job, run, *parts, checkpoint)
+        return Training(job, run, data, model, trainer, checkpoint)
     return None
 
 

@@ -38,6 +38,10 @@ class Member:
         self._turn.acquire()
         self._turn_ended.acquire()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Member":
+        # a model that is averaged is copied, with what it calls
+        return self
+
     def go_on(self) -> None:
         """Let the training run to its next step, or to its end."""
         self.request = None

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 ITERATIONS = 5
 SMALLEST_NORM = 1e-7
+# of the iteration
+PRECISION = torch.bfloat16
 
 
 class Muon(torch.optim.Optimizer):
@@ -140,7 +142,7 @@ class MatrixStacks:
     ) -> None:
         kept = _column([group["momentum"] for group in groups], momenta)
         momenta.lerp_(gradients, 1 - kept)
-        directions = orthogonalise(gradients.lerp(momenta, kept)).float()
+        directions = orthogonalise(gradients.lerp(momenta, kept)).to(momenta.dtype)
         scale = 0.2 * math.sqrt(max(momenta.shape[1:]))
         for matrix, direction, group in zip(matrices, directions, groups, strict=True):
             rate = group["lr"]
@@ -182,7 +184,7 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     """
     a, b, c = COEFFICIENTS
     is_tall = matrix.shape[-2] > matrix.shape[-1]
-    x = matrix.bfloat16()
+    x = matrix.to(PRECISION)
     if is_tall:
         x = x.mT
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=SMALLEST_NORM)
