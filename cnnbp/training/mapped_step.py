@@ -28,7 +28,7 @@ class Factor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, of any shape, to the same shape and dtype."""
-        # the factors are in float32, because in 16 bits the scale of the kept elements is rounded
+        # the factors are in float32 at least, because in 16 bits the scale of the kept elements is rounded
         return (x * self.factor).to(x.dtype)
 
 
@@ -223,7 +223,8 @@ def _dropped(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
         def remember(layer: nn.Module, values: tuple[Tensor], name: str = name) -> None:
             if name in ones:
                 raise UserError(f"the dropout layer {name} is called more than once")
-            ones[name] = torch.ones_like(values[0], dtype=torch.float32)
+            exact = torch.promote_types(values[0].dtype, torch.float32)
+            ones[name] = torch.ones_like(values[0], dtype=exact)
 
         layer.register_forward_pre_hook(remember)
     own(inputs)
