@@ -142,6 +142,8 @@ class Lockstep:
             self.step.seeds = [member.seed for member in living]
         with self.precision():
             losses = self.take_step(torch.stack(images), torch.stack(labels), first, last)
+        # which a captured step leaves where they are
+        self.step.attach_gradients()
         return losses.unbind()
 
     def _map(self, living: list[Member]) -> None:

@@ -28,7 +28,7 @@ class Factor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, of any shape, to the same shape and dtype."""
-        # the factors are in float32 at least, because in 16 bits the scale of the kept elements is rounded
+        # the factors are in float32 at least: in 16 bits the scale of what is kept is rounded
         return (x * self.factor).to(x.dtype)
 
 
@@ -72,6 +72,7 @@ class MappedStep(TrainingStep):
         self.loss_sum = side_by_side([member.loss_sum for member in members])
         self.correct = side_by_side([member.correct for member in members])
         self.gradients: list[Tensor | None] = [None] * len(self.parameters)
+        self.parts: dict[int, list[Tensor]] = {}
         if isinstance(first.optimizer, Muon):
             move_together(optimizers)
         self.template = _template(first.network)
@@ -117,18 +118,26 @@ class MappedStep(TrainingStep):
         share = loss.sum() / self.accumulate
         gradients = torch.autograd.grad(share, self.parameters, allow_unused=True)
         for index, gradient in enumerate(gradients):
-            total = self.gradients[index]
             if gradient is None:
+                # a part of the network that is not used
                 continue
+            total = self.gradients[index]
             if total is None:
-                self.gradients[index] = total = torch.empty_like(self.parameters[index])
                 # one memory for all steps, whose parts are the members' gradients
-                for own, part in zip(self.own_parameters[index], total, strict=True):
-                    own.grad = part
+                self.gradients[index] = total = torch.empty_like(self.parameters[index])
+                self.parts[index] = list(total)
             if first:
                 total.copy_(gradient)
             else:
                 total.add_(gradient)
+        self.attach_gradients()
+
+    def attach_gradients(self) -> None:
+        """Let the members' weights have their gradients; an evaluation has cleared them."""
+        for index, parts in self.parts.items():
+            for own, part in zip(self.own_parameters[index], parts, strict=True):
+                if own.grad is None:
+                    own.grad = part
 
     def update(self) -> None:
         super().update()

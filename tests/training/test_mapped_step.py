@@ -195,7 +195,7 @@ class Accelerator:
 
     world_size, callbacks, precision_plugin = 1, (), None
 
-    class strategy:  # noqa: N801
+    class strategy:
         root_device = torch.device("cpu")
 
 
