@@ -21,7 +21,7 @@ TWO_EPOCHS = (
     "data.val_size=5000",
     "trainer.max_epochs=2",
     "seed=1,2",
-    "optimizer.lr=0.001,0.002,0.003",
+    "optimizer.lr=0.001,0.003",
 )
 FLEET = "launcher=fleet"
 
@@ -54,12 +54,12 @@ def both(tmp_path_factory):
 def test_a_member_ends_as_its_job_does_alone(both):
     fleet, serial = (runs(directory) for directory in both)
     assert [run.name for run in fleet] == [run.name for run in serial]
-    assert len(fleet) == 6
+    assert len(fleet) == 4
     for member, alone in zip(fleet, serial, strict=True):
         for name, expected in weights(alone).items():
             difference = (weights(member)[name] - expected).abs().max()
-            # the weights have moved by 2e-4 and more
-            assert difference < 1e-5, name
+            # a lost epoch makes 5e-4
+            assert difference < 1e-4, name
         results = [json.loads((run / "result.json").read_text()) for run in (member, alone)]
         for key in ("loss", "val_loss"):
             assert results[0][key] == pytest.approx(results[1][key], rel=1e-4)
@@ -96,7 +96,7 @@ def test_finished_members_are_left_out(both, capfd):
     (runs(both[0])[0] / "result.json").unlink()
     train_in(both[0], "-m", *SMALL, *TWO_EPOCHS, "name=sweep", FLEET)
     printed = capfd.readouterr().out
-    assert "5 of 6 jobs are finished" in printed
+    assert "3 of 4 jobs are finished" in printed
     assert "jobs: 1, in fleets of 1" in printed
 
 
@@ -155,6 +155,23 @@ def test_a_member_is_continued_alone(stopped):
         assert json.loads((run / "result.json").read_text())["steps"] == 8
 
 
+def test_a_member_that_diverges_fails_alone(tmp_path):
+    with pytest.raises(SystemExit, match="1 of 2 jobs failed"):
+        train_in(tmp_path, "-m", *SMALL, "optimizer.lr=1e30,0.01", "name=sweep", FLEET)
+    good, bad = board(tmp_path)
+    assert float(good["accuracy"]) > 0
+    assert "give a lower optimizer.lr" in bad["error"]
+    assert not list(tmp_path.glob("outputs/sweep/*lr=1e30*/result.json"))
+
+
+def test_a_wrong_job_fails_alone_and_another_architecture_is_another_fleet(tmp_path, capfd):
+    jobs = ("optimizer.lr=-1,0.01", "model.network.norm=batch,none", "name=sweep")
+    with pytest.raises(SystemExit, match="2 of 4 jobs failed"):
+        train_in(tmp_path, "-m", *SMALL, *jobs, FLEET)
+    assert "jobs: 2, in fleets of 1, 1" in capfd.readouterr().out
+    assert "optimizer.lr=-1" in board(tmp_path)[-1]["error"]
+
+
 class Looks(nn.Module):
     """Reads a value, which nothing that maps it can give."""
 
@@ -168,9 +185,9 @@ class Looks(nn.Module):
 
 
 def test_what_cannot_be_mapped_runs_one_after_the_other(tmp_path, capfd):
-    own = "model.network={_target_: test_fleet.Looks}"
+    own = ("~model.network", "+model.network._target_=test_fleet.Looks")
     options = [option for option in SMALL if not option.startswith("dropout")]
-    train_in(tmp_path, "-m", *options, own, "seed=1,2", "name=sweep", FLEET)
+    train_in(tmp_path, "-m", *options, *own, "seed=1,2", "name=sweep", FLEET)
     printed = capfd.readouterr().out
     assert ".item()" in printed
     assert "jobs that run one after the other: 2" in printed
