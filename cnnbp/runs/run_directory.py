@@ -23,6 +23,7 @@ from cnnbp.runs.run_record import (
     ERROR,
     HYDRA,
     HYDRA_CONFIG,
+    KEYS_OF_THE_COMMAND,
     LAST,
     OVERRIDES,
     PREVIOUS,
@@ -31,9 +32,6 @@ from cnnbp.runs.run_record import (
 )
 
 log = logging.getLogger(__name__)
-
-# keys that say how a command runs, not what it trains
-KEYS_OF_THE_COMMAND = ("jobs", "overwrite")
 
 # written by a sweep when it starts
 MULTIRUN = "multirun.yaml"

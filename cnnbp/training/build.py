@@ -81,7 +81,7 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
 
 
 class StepOptions(NamedTuple):
-    """Options of the Trainer that Lightning leaves to a module that optimises by hand."""
+    """Options of the Trainer that Lightning leaves to a module with manual optimization."""
 
     accumulate: int
     clip: float | None
