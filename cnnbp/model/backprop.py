@@ -215,7 +215,7 @@ def _normalise(
 ) -> tuple[Tensor, Backward]:
     """Give x mean 0 and variance 1 where `mean` and `variance` are its own.
 
-    `average` takes the means in dx, over the elements that `mean` and `variance` were computed from.
+    `average` takes the means in dx, over the elements that `mean` and `variance` come from.
     """
     deviation = (variance + eps).sqrt()
     x_hat = (x - mean) / deviation
