@@ -43,9 +43,9 @@ def here(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(allowed_code, "trusted", set())
     yield folder
-    for name, module in list(sys.modules.items()):
-        places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
-        if any(str(place).startswith(str(tmp_path)) for place in places):
+    written = {path.stem for path in folder.iterdir()}
+    for name in list(sys.modules):
+        if name.partition(".")[0] in written:
             del sys.modules[name]
 
 
