@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cnnbp.errors import UserError, on_one_line
 from cnnbp.files import remove_parts, replacing
+from cnnbp.runs.event_files import merge_event_files
 from cnnbp.runs.run_lock import InUse, RunLock
 from cnnbp.runs.run_record import (
     CHECKPOINTS,
@@ -150,6 +151,7 @@ class RunDirectory:
     def start(self) -> None:
         """Write the config and the overrides to .hydra/."""
         (self.path / ERROR).unlink(missing_ok=True)
+        merge_event_files(self.path)
         (self.path / HYDRA).mkdir(exist_ok=True)
         hydra = HydraConfig.get()
         # with the name that `${now:...}` gave, so that the same run can be asked for again

@@ -57,8 +57,9 @@ class Dashboard(Callback):
         self.boards: list[SummaryWriter] = []
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        for board in _boards(trainer):
-            board.add_custom_scalars(LAYOUT)
+        if trainer.global_step == 0:
+            for board in _boards(trainer):
+                board.add_custom_scalars(LAYOUT)
         # Lightning leaves this hook out where a run continues in the middle of an epoch
         self.on_train_epoch_start(trainer, module)
 
