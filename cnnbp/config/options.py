@@ -135,6 +135,8 @@ class ClassifierOptions(TypedDict, total=False):
     network: Annotated[Part, Field(description="maps images to logits")]
     optimizer: Annotated[Part, Field(description="an optimizer with _partial_: true")]
     scheduler: Annotated[Part, Field(description="a schedule with _partial_: true, or {}")]
+    loss: Annotated[Part, Field(description="maps (logits, labels) to a number, or {}")]
+    metrics: Annotated[Part, Field(description="metrics of torchmetrics by name")]
     label_smoothing: Annotated[Fraction, Field(description="share spread over all classes")]
     channels_last: Annotated[bool, Field(description="memory format of the convolutions")]
     backprop: Annotated[
@@ -167,6 +169,13 @@ class NetworkOptions(TypedDict, total=False):
     head: Annotated[
         Literal["gap", "linear"], Field(description="global average pooling, or a linear layer")
     ]
+
+
+@with_config(OURS)
+class FocalOptions(TypedDict, total=False):
+    """`cnnbp.training.losses.Focal`"""
+
+    gamma: Annotated[NotNegative, Field(description="how little a sure image counts")]
 
 
 class TorchOptimizerOptions(TypedDict, total=False):
@@ -385,6 +394,7 @@ PARTS: dict[str, Any] = {
     "cnnbp.data.augment.Augment": AugmentOptions,
     "cnnbp.training.classifier.Classifier": ClassifierOptions,
     "cnnbp.model.network.Network": NetworkOptions,
+    "cnnbp.training.losses.Focal": FocalOptions,
     "torch.optim.SGD": SGDOptions,
     "torch.optim.Adam": AdamOptions,
     "torch.optim.AdamW": AdamOptions,
@@ -439,16 +449,17 @@ def _explain(error: ValidationError, options: Any, values: dict[str, Any], place
         return f"{name}: no such key; choose {known}"
     # the alternatives of a union each have an error of their own
     same_key = [other for other in others if other["loc"][0] == key]
-    reasons = dict.fromkeys(_reason(detail) for detail in (first, *same_key))
+    reasons = dict.fromkeys(reason_of(detail) for detail in (first, *same_key))
     return f"{name}={values[key]}: must {', or '.join(reasons)}"
 
 
-def _reason(detail: Any) -> str:
+def reason_of(detail: Any) -> str:
     """What pydantic expects, as the end of a sentence that begins with "must"."""
     message = detail["msg"].split(" after validation")[0]
     for start in ("Value error, must ", "Input should ", "List should ", "Value should "):
         message = message.removeprefix(start)
     message = message.replace("have at least", "be a list of at least")
     message = message.replace("have at most", "be a list of at most")
-    index = detail["loc"][-1]
+    # a value that is checked by itself has no place
+    index = detail["loc"][-1] if detail["loc"] else None
     return f"{message} at index {index}" if isinstance(index, int) else message

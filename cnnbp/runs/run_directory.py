@@ -14,6 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from cnnbp.config.error_line import WANTS_TRACEBACKS, is_users
+from cnnbp.config.hydra_errors import explain
 from cnnbp.errors import UserError, on_one_line
 from cnnbp.files import remove_parts, replacing
 from cnnbp.runs.event_files import merge_event_files
@@ -278,8 +280,8 @@ def job_failures() -> Iterator[list[str]]:
         if isinstance(error, (InUse, FailedElsewhere)):
             failures.append(LEFT_TO_OTHERS)
             return
-        # only a mistake of the user is clear without its traceback
-        log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
+        is_clear = is_users(error) and not WANTS_TRACEBACKS
+        log.error("%s", explain(error), exc_info=None if is_clear else error)
         failures.append(on_one_line(error))
 
 

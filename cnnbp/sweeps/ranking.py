@@ -29,8 +29,8 @@ def rank_runs(*directories: Path, metric: str | None = None) -> list[Row]:
     for a run without a result the reason under "error"; such runs come last.
 
     Args:
-        metric: a key of `METRICS`; by default a run counts by its validation accuracy, or where
-            there is none by its test accuracy.
+        metric: a key of `METRICS`, or a metric that was added to the runs; by default a run counts
+            by its validation accuracy, or where there is none by its test accuracy.
     """
     rows = []
     seen = set()
@@ -68,7 +68,7 @@ def in_order(rows: Iterable[Row], metric: str | None = None) -> list[Row]:
             failed.append(row)
         else:
             finished.append(row)
-    measured.sort(key=lambda row: _cost(row[metric_of(row, metric)], metric_of(row, metric)))
+    measured.sort(key=lambda row: _cost(row, metric_of(row, metric), metric_of(row, metric)))
     for rank, row in enumerate(measured, 1):
         row["rank"] = rank
     return [*measured, *finished, *failed]
@@ -81,9 +81,15 @@ def metric_of(row: Row, metric: str | None) -> str:
     return "val_accuracy" if "val_accuracy" in row else "accuracy"
 
 
-def _cost(value: float, metric: str) -> float:
-    """A number that is smaller for a better value."""
-    return -value if METRICS[metric] else value
+def _cost(row: Row, metric: str, key: str) -> float:
+    """A number that is smaller for a better value, which is at `key` of a run or a group."""
+    return -row[key] if _more_is_better(row, metric) else row[key]
+
+
+def _more_is_better(row: Row, metric: str) -> bool:
+    if metric in METRICS:
+        return METRICS[metric]
+    return metric.removeprefix("val_") not in row.get("lower_is_better", ())
 
 
 def group_over_seeds(rows: Sequence[Row], metric: str | None = None) -> list[Row]:
@@ -102,15 +108,16 @@ def group_over_seeds(rows: Sequence[Row], metric: str | None = None) -> list[Row
     summaries = []
     for (name, _), group in groups.items():
         summaries.append(_summary(name, list(group.values())))
-    return sorted(summaries, key=lambda summary: _cost(summary["mean"], summary["metric"]))
+    return sorted(summaries, key=lambda summary: _cost(summary, summary["metric"], "mean"))
 
 
 def _summary(metric: str, rows: list[Row]) -> Row:
     values = [row[metric] for row in rows]
-    best, worst = (max, min) if METRICS[metric] else (min, max)
+    best, worst = (max, min) if _more_is_better(rows[0], metric) else (min, max)
     summary = {
         "overrides": _shared_overrides(rows[0]),
         "metric": metric,
+        "lower_is_better": rows[0].get("lower_is_better", ()),
         "seeds": len(values),
         "mean": statistics.mean(values),
         "worst": worst(values),

@@ -19,6 +19,8 @@ from cnnbp.runs.checkpoint_file import load
 from cnnbp.training.callbacks.throughput import Speed
 from cnnbp.training.classifier import Classifier
 from cnnbp.training.memory import keep_freed_memory
+from cnnbp.training.network_check import check_network
+from cnnbp.training.stage_metrics import lower_is_better
 
 # what Lightning says of its own calls and of the machine, of which a user can change nothing
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -41,13 +43,8 @@ PACKAGES = (
     "tensorboard",
     "numpy",
 )
-# what is logged at the end, and its name in result.json
-RESULT_METRICS = {
-    "accuracy/test": "accuracy",
-    "loss/test": "loss",
-    "accuracy/val": "val_accuracy",
-    "loss/val": "val_loss",
-}
+# the stages of the metrics at the end, and how their names begin in result.json
+RESULT_STAGES = {"test": "", "val": "val_"}
 
 
 def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Trainer]:
@@ -70,6 +67,7 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
         model_config = unfused(model_config)
     data, model = instantiate(config.data), instantiate(model_config)
     if isinstance(model, Classifier):
+        check_network(model.network, data)
         model.accumulate, model.graph = own.accumulate, own.graph
         model.clip, model.clip_by = own.clip, own.clip_by
     if own.overfit_batches is not None:
@@ -175,16 +173,19 @@ def resolve_precision(trainer: DictConfig) -> str:
 
 
 def summarise(trainer: Trainer, validation: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Collect what `result.json` holds: accuracies are shares, losses mean cross-entropies.
+    """Collect what `result.json` holds: accuracies are shares, losses those of the config.
 
     Args:
         validation: the metrics that were logged at the end of training.
     """
     metrics = {**validation, **trainer.callback_metrics}
     result: dict[str, Any] = {}
-    for key, name in RESULT_METRICS.items():
-        if key in metrics:
-            result[name] = metrics[key].item()
+    measured: Any = trainer.lightning_module.metrics["test_metrics"]
+    for stage, prefix in RESULT_STAGES.items():
+        for name in measured:
+            if f"{name}/{stage}" in metrics:
+                result[f"{prefix}{name}"] = metrics[f"{name}/{stage}"].item()
+    result["lower_is_better"] = lower_is_better(measured)
     result["epochs"], result["steps"] = trainer.current_epoch, trainer.global_step
     for callback in trainer.callbacks:
         if isinstance(callback, Speed):

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,14 +13,12 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from cnnbp.config.hydra_errors import how_to_replace
 from cnnbp.errors import UserError
 from cnnbp.training.callbacks.averaging import Average
 from cnnbp.training.capture import CapturedStep, DeviceStep
-from cnnbp.training.mean_loss import MeanLoss
+from cnnbp.training.losses import Loss, check_loss
 from cnnbp.training.resume import (
     check_averages,
     check_fits,
@@ -28,6 +26,7 @@ from cnnbp.training.resume import (
     check_schedule,
     check_version,
 )
+from cnnbp.training.stage_metrics import MakesMetric, stage_metrics
 from cnnbp.training.step import LightningStep, TrainingStep, overridden_hooks
 
 log = logging.getLogger(__name__)
@@ -36,15 +35,18 @@ log = logging.getLogger(__name__)
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Spare biases and the scales and shifts of normalisation from weight decay.
 
+    Parameters that are frozen belong to no group.
     Source: He et al., 2019, section 3.1.
     """
-    weights = [parameter for parameter in module.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
-    return [{"params": weights}, {"params": others, "weight_decay": 0}]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    weights = [parameter for parameter in trained if parameter.ndim > 1]
+    others = [parameter for parameter in trained if parameter.ndim <= 1]
+    groups = [{"params": weights}, {"params": others, "weight_decay": 0}]
+    return [group for group in groups if group["params"]]
 
 
 class Classifier(LightningModule):
-    """Trains a network by cross-entropy and logs `loss/STAGE` and `accuracy/STAGE` once an epoch.
+    """Trains a network and logs `loss/STAGE` and `accuracy/STAGE` once an epoch.
 
     It optimises by hand, as Lightning calls it: `TrainingStep` is the whole step, which on a GPU
     is captured as a CUDA graph.
@@ -54,7 +56,10 @@ class Classifier(LightningModule):
         optimizer: maps groups of parameters to an optimizer.
         scheduler: maps (optimizer, epochs, steps_per_epoch) to Lightning's lr_scheduler_config;
             without one the learning rate is constant.
-        label_smoothing: share of the target that is spread over all classes in training.
+        loss: maps (logits, labels) to the mean loss; None is cross-entropy.
+        metrics: measured on validation and test images beside loss and accuracy, by name.
+        label_smoothing: share of the target that cross-entropy spreads over all classes in
+            training.
         backprop: "autograd", or "by_hand" to train by the equations of `cnnbp.model.backprop`,
             several times slower.
         channels_last: memory format of the convolutions; faster on every processor tried.
@@ -69,34 +74,51 @@ class Classifier(LightningModule):
         network: nn.Module,
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., dict[str, Any]] | None = None,
+        loss: Loss | None = None,
+        metrics: Mapping[str, MakesMetric] | None = None,
         label_smoothing: float = 0.0,
         channels_last: bool = True,
         backprop: str = "autograd",
         classes: int = 10,
     ):
         super().__init__()
+        if not isinstance(network, nn.Module):
+            raise UserError(f"network={network}: must be a torch.nn.Module, not a {type(network)}")
         self.automatic_optimization = False
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=layout)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.label_smoothing, self.by_hand = label_smoothing, backprop == "by_hand"
+        self.own_loss = loss
+        if loss:
+            self._check_loss(loss, classes)
         # what Lightning leaves to a module that optimises by hand; `build` sets them
         self.accumulate = 1
         self.clip: float | None = None
         self.clip_by = "norm"
         self.graph: bool | str = "auto"
-        # neither looks at the values, for which a GPU would have to be waited for
-        loss = MeanLoss()
-        accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
-        metrics = MetricCollection({"loss": loss, "accuracy": accuracy}, compute_groups=False)
+        measured = stage_metrics(classes, metrics)
         self.metrics = nn.ModuleDict(
-            {f"{stage}_metrics": metrics.clone() for stage in ("val", "test")}
+            {f"{stage}_metrics": measured.clone() for stage in ("val", "test")}
         )
         self.step: TrainingStep | None = None
         self.take_step: Callable[..., Tensor] | None = None
         self.average: Average | None = None
         self.saved_sums: dict[str, Tensor] = {}
         self.images_seen = 0
+
+    def _check_loss(self, loss: Loss, classes: int) -> None:
+        if self.label_smoothing:
+            raise UserError(
+                f"model.label_smoothing={self.label_smoothing}: is part of loss=cross_entropy; "
+                "give model.label_smoothing=0"
+            )
+        if self.by_hand:
+            raise UserError(
+                "model.backprop=by_hand: has the equations of cross-entropy alone; "
+                "give loss=cross_entropy"
+            )
+        check_loss(loss, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map prepared images (N, C, H, W) to logits (N, K)."""
@@ -109,6 +131,7 @@ class Classifier(LightningModule):
         options = {
             "augment": data.augment,
             "label_smoothing": self.label_smoothing,
+            "own_loss": self.own_loss,
             "by_hand": self.by_hand,
             "accumulate": self.accumulate,
             "clip": self.clip,
@@ -213,11 +236,15 @@ class Classifier(LightningModule):
         """Add a batch of stored images to the metrics of a stage; return its logits (N, K)."""
         images, labels = batch
         logits = self(self.trainer.datamodule.prepare(images)).float()
-        loss = F.cross_entropy(logits, labels)
+        loss = self.evaluation_loss(logits, labels)
         self.metrics[f"{stage}_metrics"].update(
             loss=loss, images=len(labels), preds=logits, target=labels
         )
         return logits
+
+    def evaluation_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss () of logits (N, K): cross-entropy without smoothing, or the own loss."""
+        return (self.own_loss or F.cross_entropy)(logits, labels)
 
     def on_train_epoch_end(self) -> None:
         self._log_training()

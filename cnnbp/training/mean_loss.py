@@ -12,6 +12,7 @@ class MeanLoss(Metric):
     (`nan_strategy="disable"`, version 1.9.0).
     """
 
+    higher_is_better = False
     total: Tensor
     images: Tensor
 

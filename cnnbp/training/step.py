@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnbp.model.backprop import loss_and_logits
+from cnnbp.training.losses import Loss
 from cnnbp.training.moving_average import MovingAverage
 
 
@@ -20,7 +21,8 @@ class TrainingStep:
         as_pixels: maps stored images, uint8, to pixels (N, C, H, W), float32 in [0, 255].
         normalise: maps pixels to the network's input.
         augment: maps pixels to pixels.
-        label_smoothing: share of the target that is spread over all classes.
+        label_smoothing: share of the target that cross-entropy spreads over all classes.
+        own_loss: in the place of cross-entropy.
         by_hand: go back by the equations of `cnnbp.model.backprop` instead of autograd.
         accumulate: batches whose gradients are averaged for one optimizer step.
         clip: largest norm, or value, of the gradients; None leaves them as they are.
@@ -36,6 +38,7 @@ class TrainingStep:
         normalise: Callable[[Tensor], Tensor],
         augment: Callable[[Tensor], Tensor] | None = None,
         label_smoothing: float = 0.0,
+        own_loss: Loss | None = None,
         by_hand: bool = False,
         accumulate: int = 1,
         clip: float | None = None,
@@ -44,7 +47,7 @@ class TrainingStep:
     ):
         self.network, self.optimizer = network, optimizer
         self.as_pixels, self.normalise, self.augment = as_pixels, normalise, augment
-        self.label_smoothing, self.by_hand = label_smoothing, by_hand
+        self.label_smoothing, self.own_loss, self.by_hand = label_smoothing, own_loss, by_hand
         self.accumulate, self.clip, self.clip_by = accumulate, clip, clip_by
         self.average = average
         self.parameters: list[nn.Parameter] = []
@@ -106,6 +109,8 @@ class TrainingStep:
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss () of logits (N, K)."""
+        if self.own_loss:
+            return self.own_loss(logits, labels)
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def backward(self, loss: Tensor, first: bool) -> None:

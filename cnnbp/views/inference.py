@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
-from torch.nn import functional as F
 
 from cnnbp.data.datamodule import DataModule
 from cnnbp.training.build import resolve_precision
@@ -21,7 +20,7 @@ class Evaluation(NamedTuple):
     """A network on the test images of its run.
 
     Attributes:
-        loss, accuracy: as `result.json` holds them, to the last digit on the same machine.
+        loss, accuracy, others: as `result.json` holds them, to the last digit on the same machine.
         images: (N, C, H, W), uint8, on the CPU.
         labels: (N,), whole numbers, on the CPU.
         logits: (N, K), float32, on the CPU.
@@ -29,6 +28,7 @@ class Evaluation(NamedTuple):
 
     loss: float
     accuracy: float
+    others: dict[str, float]
     images: Tensor
     labels: Tensor
     logits: Tensor
@@ -55,14 +55,15 @@ def evaluate_test_set(config: DictConfig, data: DataModule, model: Classifier) -
     metrics.reset()
     for logits, own_labels in zip(batches, labels.split(data.eval_batch_size), strict=True):
         own_labels = own_labels.to(logits.device)
-        loss = F.cross_entropy(logits, own_labels)
+        loss = model.evaluation_loss(logits, own_labels)
         images_here = len(own_labels)
         metrics.update(loss=loss, images=images_here, preds=logits, target=own_labels)
         all_logits.append(logits.cpu())
-    values = metrics.compute()
+    values = {name: value.item() for name, value in metrics.compute().items()}
     return Evaluation(
-        loss=values["loss"].item(),
-        accuracy=values["accuracy"].item(),
+        loss=values.pop("loss"),
+        accuracy=values.pop("accuracy"),
+        others=values,
         images=data.as_pixels(images, torch.uint8).cpu(),
         labels=labels.cpu(),
         logits=torch.cat(all_logits),

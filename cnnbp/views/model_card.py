@@ -21,6 +21,7 @@ RECIPE = {
     "epochs": "trainer.max_epochs",
     "batch size": "data.batch_size",
     "augmentation": "augment",
+    "loss": "loss",
     "label smoothing": "model.label_smoothing",
     "images held out for validation": "data.val_size",
 }
@@ -75,6 +76,8 @@ def _recipe(config: DictConfig) -> dict[str, str]:
     recipe = {}
     for text, key in RECIPE.items():
         value = OmegaConf.select(config, key)
+        if key == "loss" and not value:
+            value = "cross-entropy"
         if isinstance(value, DictConfig):
             value = _as_call(value)
         if value is not None:
