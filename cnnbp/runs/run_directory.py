@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cnnbp.config.error_line import WANTS_TRACEBACKS, is_users
 from cnnbp.config.hydra_errors import explain
-from cnnbp.errors import UserError, on_one_line
+from cnnbp.errors import UserError
 from cnnbp.files import remove_parts, replacing
 from cnnbp.runs.event_files import merge_event_files
 from cnnbp.runs.run_lock import InUse, RunLock
@@ -129,7 +129,7 @@ class RunDirectory:
         self._settle_overwrite()
         is_job = HydraConfig.get().mode == RunMode.MULTIRUN
         if is_job and isinstance(error, Exception):
-            self.write_error(on_one_line(error))
+            self.write_error(_reason(error))
         elif error and self._is_new and not self.has_checkpoint:
             shutil.rmtree(self.path, ignore_errors=True)
         was_stopped = error is not None and not isinstance(error, Exception)
@@ -282,7 +282,13 @@ def job_failures() -> Iterator[list[str]]:
             return
         is_clear = is_users(error) and not WANTS_TRACEBACKS
         log.error("%s", explain(error), exc_info=None if is_clear else error)
-        failures.append(on_one_line(error))
+        failures.append(_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """The kind of an error, and what it means for the user."""
+    kind, message = type(error).__name__, explain(error)
+    return f"{kind}: {message}" if message else kind
 
 
 def refuse_several_processes(config: DictConfig) -> None:
