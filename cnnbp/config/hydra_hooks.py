@@ -3,7 +3,9 @@
 import hashlib
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cnnbp.config.check import validate
@@ -28,7 +30,14 @@ def run_name(name: Any) -> str:
     return str(name)
 
 
+def in_multirun(value: Any, otherwise: Any) -> Any:
+    """Choose between what holds for a job of a multirun or a trial, and for a single run."""
+    is_set = HydraConfig.initialized()
+    return value if is_set and HydraConfig.get().mode == RunMode.MULTIRUN else otherwise
+
+
 OmegaConf.register_new_resolver("file_name", file_name, replace=True)
+OmegaConf.register_new_resolver("in_multirun", in_multirun, replace=True)
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 

@@ -27,6 +27,8 @@ logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARN
 logging.getLogger("pytorch_lightning.accelerators.cuda").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
+# a run of one process needs no srun, and submitit's jobs are started by it
+warnings.filterwarnings("ignore", message="The `srun` command is available")
 # the metrics have done it
 warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
 warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
