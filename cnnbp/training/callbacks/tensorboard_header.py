@@ -14,6 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard._pytorch_graph import graph
 
 from cnnbp.errors import on_one_line
+from cnnbp.training.trackers import as_plain
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Board(Callback):
 
     def __init__(self, config_file: str, hyperparameters: dict):
         self.config_file = Path(config_file)
-        self.hyperparameters = {name: _plain(value) for name, value in hyperparameters.items()}
+        self.hyperparameters = {name: as_plain(value) for name, value in hyperparameters.items()}
 
     def on_train_start(self, trainer, module):
         if not trainer.is_global_zero:
@@ -90,7 +91,3 @@ def _trace(network: torch.nn.Module, image: torch.Tensor) -> Any:
 
 def _boards(trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-
-
-def _plain(value):
-    return value if isinstance(value, (bool, int, float, str)) else str(value)
