@@ -10,6 +10,10 @@ import torch
 from filelock import FileLock
 from paths import ROOT
 
+from cnnbp.data import user_pictures
+from cnnbp.errors import UserError
+from cnnbp.runs import checkpoint_file
+
 MISTAKES = {
     "optimiser=adam": "error: optimiser=adam: no such key; choose data, ",
     "optimizer.lrr=1": "error: optimizer.lrr=1: no such key; choose lr, momentum, weight_decay",
@@ -174,3 +178,11 @@ def test_a_reader_that_has_seen_enough_is_no_mistake():
     )
     os.close(write)
     assert done.stderr == b""
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes in folders")
+@pytest.mark.parametrize("load", [user_pictures.load, checkpoint_file.load])
+def test_a_pipe_is_not_waited_for(tmp_path, load):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe: is neither a file nor a directory"):
+        load(tmp_path / "pipe")

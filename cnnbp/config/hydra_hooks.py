@@ -4,7 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cnnbp.config.check import validate
@@ -41,8 +43,15 @@ def run_label(directory: str) -> str:
     return "/".join(parts)[-LONGEST_LABEL:]
 
 
-OmegaConf.register_new_resolver("run_label", run_label, replace=True)
+def in_multirun(value: Any, otherwise: Any) -> Any:
+    """Choose between what holds for a job of a multirun or a trial, and for a single run."""
+    is_set = HydraConfig.initialized()
+    return value if is_set and HydraConfig.get().mode == RunMode.MULTIRUN else otherwise
+
+
 OmegaConf.register_new_resolver("file_name", file_name, replace=True)
+OmegaConf.register_new_resolver("in_multirun", in_multirun, replace=True)
+OmegaConf.register_new_resolver("run_label", run_label, replace=True)
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 

@@ -310,7 +310,11 @@ class HistoryOptions(TypedDict, total=False):
 class DashboardOptions(TypedDict, total=False):
     """`cnnbp.training.callbacks.component_dashboard.Dashboard`"""
 
-    every_n_epochs: Annotated[Count, Field(description="how often pictures are written")]
+    every_n_epochs: Annotated[Count, Field(description="how often anything is written")]
+    pictures: Annotated[
+        Literal["each", "last"],
+        Field(description="pictures and histograms: each such epoch, or the last alone"),
+    ]
     embedding: Annotated[bool, Field(description="last features, for TensorBoard's projector")]
 
 

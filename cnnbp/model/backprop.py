@@ -158,9 +158,9 @@ def batch_norm(
         unbiased = variance * count / (count - 1)
         running_mean += momentum * (mean.flatten() - running_mean)
         running_var += momentum * (unbiased.flatten() - running_var)
-        return normalise_by_batch(x, weight, bias, eps)
+        return _normalise(x, mean, variance, weight, bias, eps, _batch_mean)
     mean, variance = _per_channel(running_mean), _per_channel(running_var)
-    return _normalise(x, mean, variance, weight, bias, eps, torch.zeros_like)
+    return _normalise(x, mean, variance, weight, bias, eps, _mean_of_constants)
 
 
 def normalise_by_batch(
@@ -177,6 +177,11 @@ def _batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _batch_mean(values: Tensor) -> Tensor:
     return values.mean((0, 2, 3), keepdim=True)
+
+
+def _mean_of_constants(values: Tensor) -> Tensor:
+    """What running statistics put in the place of both means in dx: nothing, as constants."""
+    return torch.zeros_like(values)
 
 
 def group_norm(
@@ -210,8 +215,7 @@ def _normalise(
 ) -> tuple[Tensor, Backward]:
     """Give x mean 0 and variance 1 where `mean` and `variance` are its own.
 
-    `average` takes the mean that `mean` and `variance` were computed with; it returns 0 where they
-    do not depend on x.
+    `average` takes the means in dx, over the elements that `mean` and `variance` come from.
     """
     deviation = (variance + eps).sqrt()
     x_hat = (x - mean) / deviation

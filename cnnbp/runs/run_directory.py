@@ -14,8 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from cnnbp.errors import UserError, on_one_line
+from cnnbp.config.error_line import WANTS_TRACEBACKS, is_users
+from cnnbp.config.hydra_errors import explain
+from cnnbp.errors import UserError
 from cnnbp.files import remove_parts, replacing
+from cnnbp.runs.event_files import merge_event_files
 from cnnbp.runs.run_lock import InUse, RunLock
 from cnnbp.runs.run_record import (
     CHECKPOINTS,
@@ -23,6 +26,7 @@ from cnnbp.runs.run_record import (
     ERROR,
     HYDRA,
     HYDRA_CONFIG,
+    KEYS_OF_THE_COMMAND,
     LAST,
     OVERRIDES,
     PREVIOUS,
@@ -32,9 +36,6 @@ from cnnbp.runs.run_record import (
 )
 
 log = logging.getLogger(__name__)
-
-# keys that say how a command runs, not what it trains
-KEYS_OF_THE_COMMAND = ("jobs", "overwrite")
 
 # written by a sweep when it starts
 MULTIRUN = "multirun.yaml"
@@ -127,7 +128,7 @@ class RunDirectory:
         self._settle_overwrite()
         is_job = HydraConfig.get().mode == RunMode.MULTIRUN
         if is_job and isinstance(error, Exception):
-            self.write_error(on_one_line(error))
+            self.write_error(_reason(error))
         elif error and self._is_new and not self.has_checkpoint:
             shutil.rmtree(self.path, ignore_errors=True)
         was_stopped = error is not None and not isinstance(error, Exception)
@@ -151,6 +152,7 @@ class RunDirectory:
     def start(self) -> None:
         """Write the config and the overrides to .hydra/."""
         (self.path / ERROR).unlink(missing_ok=True)
+        merge_event_files(self.path)
         (self.path / HYDRA).mkdir(exist_ok=True)
         hydra = HydraConfig.get()
         # with the name that `${now:...}` gave, so that the same run can be asked for again
@@ -286,9 +288,15 @@ def job_failures() -> Iterator[list[str]]:
         if isinstance(error, (InUse, FailedElsewhere)):
             failures.append(LEFT_TO_OTHERS)
             return
-        # only a mistake of the user is clear without its traceback
-        log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
-        failures.append(on_one_line(error))
+        is_clear = is_users(error) and not WANTS_TRACEBACKS
+        log.error("%s", explain(error), exc_info=None if is_clear else error)
+        failures.append(_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """The kind of an error, and what it means for the user."""
+    kind, message = type(error).__name__, explain(error)
+    return f"{kind}: {message}" if message else kind
 
 
 def refuse_several_processes(config: DictConfig) -> None:

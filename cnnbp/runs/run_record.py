@@ -28,8 +28,10 @@ CONFIG, OVERRIDES, HYDRA_CONFIG = (
 )
 RESULT, METRICS, ERROR, CHECKPOINTS = "result.json", "metrics.csv", "error.txt", "checkpoints"
 TRACKERS = "trackers.json"
+# keys that say how a command runs, not what it trains
+KEYS_OF_THE_COMMAND = ("jobs", "overwrite")
 # keys that runs of one recipe may differ by
-VARYING = ("seed", "name", "run_dir", "jobs", "overwrite")
+VARYING = ("seed", "name", "run_dir", *KEYS_OF_THE_COMMAND)
 
 
 class RunRecord:

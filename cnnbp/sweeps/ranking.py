@@ -93,7 +93,7 @@ def _more_is_better(row: Row, metric: str) -> bool:
 
 
 def group_over_seeds(rows: Sequence[Row], metric: str | None = None) -> list[Row]:
-    """Group finished runs whose configs differ by seed and name alone, the best mean first.
+    """Group finished runs of one recipe, which differ by chance alone, the best mean first.
 
     Of each group: the number of seeds, the mean, the sample standard deviation, the standard
     error, half the width of the 95 % confidence interval of the mean (Student's t), the worst and

@@ -29,6 +29,8 @@ logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARN
 logging.getLogger("pytorch_lightning.accelerators.cuda").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
+# a run of one process needs no srun, and submitit's jobs are started by it
+warnings.filterwarnings("ignore", message="The `srun` command is available")
 # the metrics have done it
 warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
 warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
@@ -85,7 +87,7 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
 
 
 class StepOptions(NamedTuple):
-    """Options of the Trainer that Lightning leaves to a module that optimises by hand."""
+    """Options of the Trainer that Lightning leaves to a module with manual optimization."""
 
     accumulate: int
     clip: float | None

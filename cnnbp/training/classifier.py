@@ -48,7 +48,7 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
 class Classifier(LightningModule):
     """Trains a network and logs `loss/STAGE` and `accuracy/STAGE` once an epoch.
 
-    It optimises by hand, as Lightning calls it: `TrainingStep` is the whole step, which on a GPU
+    It uses Lightning's manual optimization: `TrainingStep` is the whole step, which on a GPU
     is captured as a CUDA graph.
 
     Args:
@@ -92,7 +92,7 @@ class Classifier(LightningModule):
         self.own_loss = loss
         if loss:
             self._check_loss(loss, classes)
-        # what Lightning leaves to a module that optimises by hand; `build` sets them
+        # what Lightning leaves to a module with manual optimization; `build` sets them
         self.accumulate = 1
         self.clip: float | None = None
         self.clip_by = "norm"

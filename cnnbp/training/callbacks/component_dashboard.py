@@ -9,7 +9,7 @@ from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from cnnbp.figures.evaluation_images import confusion_matrix, mistake_sheet
@@ -48,17 +48,20 @@ class Dashboard(Callback):
 
     Args:
         every_n_epochs: how often.
+        pictures: "each", or "last" for pictures, histograms and precision-recall curves of the last
+            such epoch alone: TensorBoard opens hundreds of runs only when these are small.
         embedding: also give the last features of up to 1,000 images to the projector, after
             training.
     """
 
-    def __init__(self, every_n_epochs: int = 1, embedding: bool = False):
-        self.every_n_epochs, self.embedding = every_n_epochs, embedding
+    def __init__(self, every_n_epochs: int = 1, pictures: str = "each", embedding: bool = False):
+        self.every_n_epochs, self.pictures, self.embedding = every_n_epochs, pictures, embedding
         self.boards: list[SummaryWriter] = []
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        for board in _boards(trainer):
-            board.add_custom_scalars(LAYOUT)
+        if trainer.global_step == 0:
+            for board in _boards(trainer):
+                board.add_custom_scalars(LAYOUT)
         # Lightning leaves this hook out where a run continues in the middle of an epoch
         self.on_train_epoch_start(trainer, module)
 
@@ -107,10 +110,31 @@ class Dashboard(Callback):
         if not self.before:
             return
         network = module.get_submodule("network")
-        weights = convolution_weights(network)
         images, labels = _evaluated_images(trainer.datamodule, FIXED_IMAGES)
         maps = activations(network, images)
         scalars = step_scalars(network, self.before, self.gradients) | state_scalars(network, maps)
+        for board in self.boards:
+            for name, value in scalars.items():
+                board.add_scalar(name, value, trainer.global_step)
+        is_last = trainer.current_epoch + 1 + self.every_n_epochs > trainer.max_epochs
+        if self.pictures == "each" or is_last:
+            self._add_pictures(trainer, network, maps, images, labels)
+
+    def _add_pictures(
+        self,
+        trainer: Trainer,
+        network: nn.Module,
+        maps: dict[str, Tensor],
+        images: Tensor,
+        labels: Tensor,
+    ) -> None:
+        """Write feature maps, filters, histograms, and what the evaluation shows.
+
+        Args:
+            maps: what the layers give for the images.
+            images, labels: the fixed ones.
+        """
+        weights = convolution_weights(network)
         # one image of each class
         first = np.unique(labels.cpu(), return_index=True)[1]
         pictures = {}
@@ -126,7 +150,7 @@ class Dashboard(Callback):
         if self.evaluated:
             curves = self._add_evaluation(trainer, pictures)
         for board in self.boards:
-            _write(board, trainer.global_step, scalars, histograms, pictures, curves)
+            _write(board, trainer.global_step, histograms, pictures, curves)
 
     def _add_evaluation(
         self, trainer: Trainer, pictures: dict[str, Image.Image]
@@ -174,13 +198,10 @@ def _boards(trainer: Trainer) -> list[SummaryWriter]:
 def _write(
     board: SummaryWriter,
     step: int,
-    scalars: dict[str, Tensor],
     histograms: dict[str, Tensor],
     pictures: dict[str, Image.Image],
     curves: dict[str, tuple[Tensor, Tensor]],
 ) -> None:
-    for name, value in scalars.items():
-        board.add_scalar(name, value, step)
     for name, values in histograms.items():
         finite = values[values.isfinite()]
         # else training has diverged, which another callback reports

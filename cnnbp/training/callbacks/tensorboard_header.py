@@ -14,6 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard._pytorch_graph import graph
 
 from cnnbp.errors import on_one_line
+from cnnbp.runs.event_files import PATTERN, TEST
 from cnnbp.training.trackers import as_plain
 
 log = logging.getLogger(__name__)
@@ -54,10 +55,10 @@ class Board(Callback):
         for logger in _boards(trainer):
             # the test's points have a file of their own, which a run that was killed before its
             # result replaces
-            for old in Path(logger.log_dir).glob("*.tfevents.*.test"):
+            for old in Path(logger.log_dir).glob(f"{PATTERN}{TEST}"):
                 old.unlink()
             logger.experiment.close()
-            logger.experiment.filename_suffix = ".test"
+            logger.experiment.filename_suffix = TEST
 
     def on_test_end(self, trainer, module):
         results = {
