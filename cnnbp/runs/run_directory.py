@@ -31,6 +31,7 @@ from cnnbp.runs.run_record import (
     OVERRIDES,
     PREVIOUS,
     RESULT,
+    TRACKERS,
     RunRecord,
 )
 
@@ -173,6 +174,12 @@ class RunDirectory:
             json.dump(result, file, indent=2)
         log.info("%s; everything of this run is in %s", self._score_text(), self._shown_path)
 
+    def keep_trackers(self, ids: dict[str, str]) -> None:
+        """Store the ids of tracker runs, in which a continued run goes on."""
+        if ids and ids != RunRecord(self.path).trackers:
+            with replacing(self.path / TRACKERS) as file:
+                json.dump(ids, file, indent=2)
+
     def write_error(self, reason: str) -> None:
         """Store why the run has no result."""
         with replacing(self.path / ERROR) as file:
@@ -247,6 +254,9 @@ class FurtherProcess(RunDirectory):
         return
 
     def finish(self, result: dict[str, Any]) -> None:
+        return
+
+    def keep_trackers(self, ids: dict[str, str]) -> None:
         return
 
     def score(self) -> None:

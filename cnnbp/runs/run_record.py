@@ -27,6 +27,7 @@ CONFIG, OVERRIDES, HYDRA_CONFIG = (
     f"{HYDRA}/hydra.yaml",
 )
 RESULT, METRICS, ERROR, CHECKPOINTS = "result.json", "metrics.csv", "error.txt", "checkpoints"
+TRACKERS = "trackers.json"
 # keys that say how a command runs, not what it trains
 KEYS_OF_THE_COMMAND = ("jobs", "overwrite")
 # keys that runs of one recipe may differ by
@@ -134,6 +135,12 @@ class RunRecord:
             return f"{RESULT} cannot be read"
         reason = self.path / ERROR
         return _read_text(reason).strip() if reason.exists() else "unfinished"
+
+    @cached_property
+    def trackers(self) -> dict[str, str]:
+        """The id of the run of each experiment tracker, by the tracker's package."""
+        content = _mapping(self.path / TRACKERS)
+        return {str(name): str(own) for name, own in content.items()}
 
     @cached_property
     def metrics(self) -> list[dict[str, str]]:

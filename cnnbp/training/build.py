@@ -1,5 +1,6 @@
 """From a config to the objects that train, and from a trained run to its result."""
 
+import copy
 import logging
 import os
 import platform
@@ -21,6 +22,7 @@ from cnnbp.training.classifier import Classifier
 from cnnbp.training.memory import keep_freed_memory
 from cnnbp.training.network_check import check_network
 from cnnbp.training.stage_metrics import lower_is_better
+from cnnbp.training.trackers import make_loggers
 
 # what Lightning says of its own calls and of the machine, of which a user can change nothing
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -53,6 +55,8 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
     Raises:
         UserError: this machine lacks what the config asks for.
     """
+    # Hydra resolves in place what a part refers to, and the config is stored as it was composed
+    config = copy.deepcopy(config)
     check_devices(config.trainer.accelerator, config.trainer.devices)
     if config.trainer.get("sync_batchnorm") and not _trains_on_cuda(config.trainer):
         raise UserError(
@@ -76,8 +80,8 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
     trainer = instantiate(
         trainer_config,
         precision=precision,
-        callbacks=_parts(config.callbacks),
-        logger=_parts(config.logger),
+        callbacks=[part for part in instantiate(config.callbacks).values() if part],
+        logger=make_loggers(config),
     )
     return data, model, trainer
 
@@ -111,10 +115,6 @@ def unfused(model: DictConfig) -> DictConfig:
     if "fused" in model.optimizer:
         model.optimizer.fused = False
     return model
-
-
-def _parts(group: DictConfig) -> list[Any]:
-    return [part for part in instantiate(group).values() if part]
 
 
 def _trains_on_cuda(trainer: DictConfig) -> bool:
@@ -185,7 +185,9 @@ def summarise(trainer: Trainer, validation: dict[str, Any], seed: int) -> dict[s
         for name in measured:
             if f"{name}/{stage}" in metrics:
                 result[f"{prefix}{name}"] = metrics[f"{name}/{stage}"].item()
-    result["lower_is_better"] = lower_is_better(measured)
+    added = lower_is_better(measured)
+    if added:
+        result["lower_is_better"] = added
     result["epochs"], result["steps"] = trainer.current_epoch, trainer.global_step
     for callback in trainer.callbacks:
         if isinstance(callback, Speed):

@@ -15,6 +15,7 @@ from torch.utils.tensorboard._pytorch_graph import graph
 
 from cnnbp.errors import on_one_line
 from cnnbp.runs.event_files import PATTERN, TEST
+from cnnbp.training.trackers import as_plain
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Board(Callback):
 
     def __init__(self, config_file: str, hyperparameters: dict):
         self.config_file = Path(config_file)
-        self.hyperparameters = {name: _plain(value) for name, value in hyperparameters.items()}
+        self.hyperparameters = {name: as_plain(value) for name, value in hyperparameters.items()}
 
     def on_train_start(self, trainer, module):
         if not trainer.is_global_zero:
@@ -91,7 +92,3 @@ def _trace(network: torch.nn.Module, image: torch.Tensor) -> Any:
 
 def _boards(trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-
-
-def _plain(value):
-    return value if isinstance(value, (bool, int, float, str)) else str(value)
