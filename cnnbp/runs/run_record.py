@@ -24,6 +24,8 @@ CODE = (
     "cnnbp.model.network.",
     "cnnbp.data.augment.",
     "cnnbp.data.datamodule.",
+    "cnnbp.data.npz_file.",
+    "cnnbp.data.picture_folder.",
     "cnnbp.training.classifier.",
     "cnnbp.training.muon.",
     "cnnbp.training.schedules.",
@@ -39,7 +41,7 @@ CONFIG, OVERRIDES, HYDRA_CONFIG = (
 )
 RESULT, METRICS, ERROR, CHECKPOINTS = "result.json", "metrics.csv", "error.txt", "checkpoints"
 # keys that runs of one recipe may differ by
-VARYING = ("seed", "name", "run_dir", "jobs", "overwrite")
+VARYING = ("seed", "name", "run_dir", "jobs", "overwrite", "data.fold")
 
 
 class RunRecord:
@@ -126,7 +128,14 @@ class RunRecord:
         if not self.exists:
             return str(self.path)
         kept = {key: value for key, value in self.values.items() if key not in VARYING}
-        return json.dumps(kept, sort_keys=True)
+        data = dict(_nested(kept, "data"))
+        data.pop("fold", None)
+        return json.dumps(kept | {"data": data}, sort_keys=True)
+
+    @property
+    def fold(self) -> int | None:
+        """Which part of the training images the run held out, as `data.fold` says."""
+        return _nested(self.values, "data").get("fold")
 
     @cached_property
     def result(self) -> dict[str, Any] | None:

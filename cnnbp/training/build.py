@@ -18,6 +18,7 @@ from cnnbp.errors import UserError
 from cnnbp.runs.checkpoint_file import load
 from cnnbp.training.callbacks.throughput import Speed
 from cnnbp.training.classifier import Classifier
+from cnnbp.training.data_facts import check_logits, with_facts
 from cnnbp.training.memory import keep_freed_memory
 
 # what Lightning says of its own calls and of the machine, of which a user can change nothing
@@ -66,8 +67,10 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
     own = take_step_options(trainer_config)
     if own.clip is not None and precision == "16-mixed":
         model_config = unfused(model_config)
-    data, model = instantiate(config.data), instantiate(model_config)
+    data = instantiate(config.data)
+    model = instantiate(with_facts(model_config, data.dataset))
     if isinstance(model, Classifier):
+        check_logits(model.network, data.dataset)
         model.accumulate, model.graph = own.accumulate, own.graph
         model.clip, model.clip_by = own.clip, own.clip_by
     if own.overfit_batches is not None:
@@ -133,7 +136,7 @@ def fit(
     if checkpoint is not None and "loss/train" not in trainer.callback_metrics:
         # the averages, where weights are averaged
         model.load_state_dict(load(checkpoint)["state_dict"])
-        if data.val_size:
+        if data.epoch_stage == "val":
             trainer.validate(model, data, verbose=False)
     return dict(trainer.callback_metrics)
 

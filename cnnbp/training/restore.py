@@ -10,6 +10,7 @@ from cnnbp.errors import UserError
 from cnnbp.runs.checkpoint_file import load, newest
 from cnnbp.runs.run_record import BEST, CHECKPOINTS, RunRecord, refuse_unknown_code
 from cnnbp.training.classifier import Classifier
+from cnnbp.training.data_facts import with_facts
 
 
 def restore(
@@ -21,7 +22,8 @@ def restore(
         checkpoint: "last" or "best".
 
     Returns:
-        The config, the data, and the model in evaluation mode.
+        The config, with what the model was told of the data set; the data; and the model in
+        evaluation mode.
 
     Raises:
         UserError: the directory holds no run, or the checkpoint is missing or cannot be read.
@@ -30,10 +32,15 @@ def restore(
     for part in (run.config.model, run.config.data):
         refuse_unknown_code(run, part)
     weights = load(_find(run, checkpoint))
-    model = instantiate(run.config.model)
+    config = run.config.copy()
+    data = instantiate(config.data)
+    # where the images are gone, what they were like is still known
+    data.load_state_dict(weights.get(type(data).__qualname__, {}))
+    config.model = with_facts(config.model, data.dataset)
+    model = instantiate(config.model)
     model.on_load_checkpoint(weights)
     model.load_state_dict(weights["state_dict"])
-    return run.config, instantiate(run.config.data), model.eval()
+    return config, data, model.eval()
 
 
 def _find(run: RunRecord, checkpoint: str) -> Path:
