@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from cnnbp.config.hydra_errors import how_to_replace
 from cnnbp.errors import UserError
+from cnnbp.training.callbacks.averaging import Average
 from cnnbp.training.capture import CapturedStep, DeviceStep
 from cnnbp.training.mean_loss import MeanLoss
 from cnnbp.training.resume import (
@@ -93,6 +94,7 @@ class Classifier(LightningModule):
         )
         self.step: TrainingStep | None = None
         self.take_step: Callable[..., Tensor] | None = None
+        self.average: Average | None = None
         self.saved_sums: dict[str, Tensor] = {}
         self.images_seen = 0
 
@@ -112,6 +114,10 @@ class Classifier(LightningModule):
             "clip": self.clip,
             "clip_by": self.clip_by,
         }
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, Average):
+                self.average = callback
+                options["average"] = callback.for_step()
         parts = (self.network, optimizer, data.as_pixels, data.normalise)
         reason = self._needs_lightning()
         if reason:
@@ -169,6 +175,8 @@ class Classifier(LightningModule):
         position = batch_idx % self.accumulate
         is_last_batch = batch_idx + 1 == self.trainer.num_training_batches
         is_last = position + 1 == self.accumulate or is_last_batch
+        if self.average and is_last:
+            self.average.prepare()
         loss = self.take_step(images, labels, position == 0, is_last)
         self.images_seen += len(labels)
         if is_last:
@@ -231,6 +239,7 @@ class Classifier(LightningModule):
         # a graph holds addresses of weights that Lightning moves to the CPU now
         self.step = None
         self.take_step = None
+        self.average = None
 
     def configure_optimizers(self) -> dict[str, Any]:
         config: dict[str, Any] = {}

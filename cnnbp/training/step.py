@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnbp.model.backprop import loss_and_logits
+from cnnbp.training.moving_average import MovingAverage
 
 
 class TrainingStep:
@@ -24,6 +25,7 @@ class TrainingStep:
         accumulate: batches whose gradients are averaged for one optimizer step.
         clip: largest norm, or value, of the gradients; None leaves them as they are.
         clip_by: "norm" or "value".
+        average: of the weights, moved after each optimizer step.
     """
 
     def __init__(
@@ -38,14 +40,21 @@ class TrainingStep:
         accumulate: int = 1,
         clip: float | None = None,
         clip_by: str = "norm",
+        average: MovingAverage | None = None,
     ):
         self.network, self.optimizer = network, optimizer
         self.as_pixels, self.normalise, self.augment = as_pixels, normalise, augment
         self.label_smoothing, self.by_hand = label_smoothing, by_hand
         self.accumulate, self.clip, self.clip_by = accumulate, clip, clip_by
+        self.average = average
         self.parameters: list[nn.Parameter] = []
         for group in optimizer.param_groups:
             self.parameters.extend(group["params"])
+        # one memory for the batches of an optimizer step, each of which may be a captured graph
+        self.gradient_sums: list[Tensor] = []
+        if accumulate > 1:
+            for parameter in self.parameters:
+                self.gradient_sums.append(torch.zeros_like(parameter, requires_grad=False))
         device = self.parameters[0].device
         # autocast knows no meta device, on which a step shows that it looks at no value
         self.autocast_type = "cpu" if device.type == "meta" else device.type
@@ -73,21 +82,31 @@ class TrainingStep:
             self.backward(loss, first)
             if last:
                 self.update()
+                if self.average:
+                    self.average.move()
             self.add_to_sums(loss, logits, labels)
         return loss.detach()
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss () and the logits (N, K), float32, of a batch of stored images."""
+        inputs = self.inputs(images)
+        if self.by_hand:
+            return loss_and_logits(self.network, inputs, labels, self.label_smoothing)
+        logits = self.network(inputs).float()
+        return self.loss(logits, labels), logits
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Augment a batch of stored images and turn it into the network's input (N, C, H, W)."""
         # images are distorted in full precision
         with torch.autocast(self.autocast_type, enabled=False):
             pixels = self.as_pixels(images)
             if self.augment:
                 pixels = self.augment(pixels)
-            inputs = self.normalise(pixels)
-        if self.by_hand:
-            return loss_and_logits(self.network, inputs, labels, self.label_smoothing)
-        logits = self.network(inputs).float()
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits
+            return self.normalise(pixels)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss () of logits (N, K)."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def backward(self, loss: Tensor, first: bool) -> None:
         """Leave the gradients at the parameters.
@@ -97,11 +116,28 @@ class TrainingStep:
         """
         share = loss / self.accumulate if self.accumulate > 1 else loss
         gradients = torch.autograd.grad(share, self.parameters, allow_unused=True)
+        if self.accumulate > 1:
+            self.add_gradients(gradients, first)
+            return
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            if first or parameter.grad is None:
-                parameter.grad = gradient
-            elif gradient is not None:
-                parameter.grad = parameter.grad + gradient
+            parameter.grad = gradient
+
+    @torch.no_grad()
+    def add_gradients(self, gradients: Sequence[Tensor | None], first: bool) -> None:
+        """Add the gradients of a batch to those of the batches before it."""
+        sums = zip(self.parameters, self.gradient_sums, gradients, strict=True)
+        for parameter, total, gradient in sums:
+            if gradient is None:
+                # a part of the network that this batch has not used
+                if first:
+                    parameter.grad = None
+                    total.zero_()
+                continue
+            parameter.grad = total
+            if first:
+                total.copy_(gradient)
+            else:
+                total.add_(gradient)
 
     def update(self) -> None:
         """Clip the gradients and move the weights."""

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from launch import TWO_STEPS
+from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
+from cnnbp.training.callbacks.averaging import Average
 from cnnbp.training.callbacks.checkpoints import Checkpoints
 from cnnbp.training.restore import restore
 
@@ -31,6 +34,37 @@ def checkpoint(name):
 
 def result(name):
     return json.loads(Path(f"outputs/{name}/result.json").read_text())
+
+
+def test_the_average_has_the_bits_of_torch_s_averaged_model():
+    """Which moves each tensor by a Python number; weights, statistics and their counter."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)).to(memory_format=torch.channels_last)
+    shares = iter([min(0.6, (1 + steps) / (10 + steps)) for steps in range(1, 12)])
+
+    def move(averages, values, count):
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, values, 1 - share)
+        else:
+            torch._foreach_copy_(averages, values)
+
+    expected = AveragedModel(net, multi_avg_fn=move, use_buffers=True)
+    callback = Average(0.6)
+    callback._average_model = AveragedModel(net, use_buffers=True)
+    callback.on_train_start(None, net)
+    average = callback.for_step()
+    for step in range(12):
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter += torch.randn_like(parameter)
+            net(torch.randn(4, 3, 6, 6))
+        share = next(shares) if step else None
+        expected.update_parameters(net)
+        callback.prepare()
+        average.move()
+        callback._latest_update_step += 1
+        for name, value in callback._average_model.module.state_dict().items():
+            assert torch.equal(value, expected.module.state_dict()[name]), (step, name)
 
 
 @pytest.fixture
@@ -61,6 +95,7 @@ def test_weights_and_statistics_follow_the_closed_form(steps):
             name: share * average[name] + (1 - share) * value for name, value in state.items()
         }
     saved = checkpoint("whole")
+    assert saved["averaging_state"]["n_averaged"] == 9
     for name, value in saved["state_dict"].items():
         expected = steps[-1][name] if "num_batches" in name else average[name]
         torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)

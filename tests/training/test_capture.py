@@ -1,187 +1,227 @@
-"""The graph runner, with a stand-in for CUDA graphs that records a step and replays it."""
+"""The real step, captured and replayed by the stand-in for CUDA graphs, against the eager one."""
 
-from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
+from importlib import import_module
 
 import pytest
 import torch
-from torch.nn import functional as F
+from recorded_graphs import Cuda
 
+from cnnbp.data.augment import Augment
+from cnnbp.data.datamodule import DataModule
 from cnnbp.errors import UserError
-from cnnbp.training.capture import WARM_UP_STEPS, CapturedStep
+from cnnbp.model.network import Network
+from cnnbp.training import schedules
+from cnnbp.training.capture import WARM_UP_STEPS, CapturedStep, DeviceStep
+from cnnbp.training.classifier import parameter_groups
+from cnnbp.training.moving_average import MovingAverage
+from cnnbp.training.muon import Muon
+from cnnbp.training.step import TrainingStep
+
+OPTIMIZERS = {
+    "sgd": partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3, fused=True),
+    "adam": partial(torch.optim.Adam, lr=1e-3, fused=True),
+    "adamw": partial(torch.optim.AdamW, lr=1e-3, fused=True),
+    # as torch chooses by itself on a GPU
+    "rmsprop": partial(torch.optim.RMSprop, lr=1e-3, momentum=0.5, foreach=True),
+    "muon": partial(Muon, lr=1e-2, momentum=0.95, weight_decay=0.01),
+}
+ALL = Augment(degrees=10, shift=2, scale=0.1, shear=5, elastic=1, erase=8)
+SCHEDULES = {
+    "linear": partial(schedules.linear, warmup=0.3, final_lr=1e-4),
+    "cosine": partial(schedules.cosine, warmup=0.3, final_lr=1e-4),
+    "one_cycle": partial(schedules.one_cycle, warmup=0.3),
+    "step": partial(schedules.step, every=1, gamma=0.5),
+}
 
 
-class Stream:
-    def wait_stream(self, stream):
-        pass
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch):
+    """No kernel of ours, which hides from the recording; capturable optimizers on the CPU too."""
+    for module in ("dropout", "fused"):
+        monkeypatch.setattr(f"cnnbp.model.{module}.runs_eagerly", lambda: False)
+    for name in ("adam", "rmsprop"):
+        module = import_module(f"torch.optim.{name}")
+        monkeypatch.setattr(module, "_get_capturable_supported_devices", lambda *_, **__: ["cpu"])
 
 
-class Cuda:
-    """Records the step that is taken while it captures, and takes it again at each replay.
-
-    As on a GPU a capture computes nothing: what the recorded step has changed is put back.
-    """
-
-    def __init__(self, fails=False):
-        self.fails, self.step, self.captures, self.seeds = fails, None, 0, []
-
-    Stream = Stream
-
-    def current_stream(self):
-        return Stream()
-
-    @contextmanager
-    def stream(self, stream):
-        yield
-
-    def initial_seed(self):
-        return torch.initial_seed()
-
-    def manual_seed(self, seed):
-        self.seeds.append(seed)
-        torch.manual_seed(seed)
-
-    def CUDAGraph(self):
-        return Recording(self)
-
-    @contextmanager
-    def graph(self, graph, stream):
-        if self.fails:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
-        self.captures += 1
-        self.step.capturing = graph
-        yield
-        self.step.capturing = None
-
-
-class Recording:
-    def __init__(self, cuda):
-        self.cuda, self.arguments, self.loss = cuda, None, None
-
-    def replay(self):
-        self.loss.copy_(self.cuda.step.take(*self.arguments))
-
-
-class Step:
-    """A step of linear regression with noise, as TrainingStep is one of a network."""
-
-    def __init__(self, cuda):
-        torch.manual_seed(0)
-        self.weight = torch.nn.Parameter(torch.ones(3))
-        self.parameters = [self.weight]
-        self.optimizer = torch.optim.SGD([self.weight], lr=0.1)
-        self.cuda, self.capturing, self.rates = cuda, None, []
-        cuda.step = self
-
-    def __call__(self, images, labels, first=True, last=True):
-        if self.capturing is not None:
-            self.capturing.arguments = (images, labels)
-            self.capturing.loss = torch.zeros(())
-            # the rate that a graph would keep is a tensor, which it reads at each replay
-            self.capturing.rate = self.optimizer.param_groups[0]["lr"]
-            assert torch.is_tensor(self.capturing.rate)
-            return self.capturing.loss
-        return self.take(images, labels)
-
-    def take(self, images, labels):
-        noisy = images + torch.randn(images.shape)
-        loss = F.mse_loss(noisy @ self.weight, labels)
-        (gradient,) = torch.autograd.grad(loss, [self.weight])
-        rate = self.optimizer.param_groups[0]["lr"]
-        self.rates.append(float(rate))
-        with torch.no_grad():
-            self.weight -= rate * gradient
-        return loss.detach()
-
-
-def batch(number, size=4):
+def batch(number, size=6):
     generator = torch.Generator().manual_seed(number)
-    return torch.rand(size, 3, generator=generator), torch.rand(size, generator=generator)
+    images = torch.randint(0, 256, (size, 28, 28), dtype=torch.uint8, generator=generator)
+    return images, torch.randint(0, 10, (size,), generator=generator)
 
 
-def run(call, step, sizes, rates=None):
-    losses = []
-    for number, size in enumerate(sizes):
-        torch.manual_seed(100 + number)
-        if rates:
-            step.optimizer.param_groups[0]["lr"] = rates[number]
-        losses.append(call(*batch(number, size)))
-    return losses
+def values(network):
+    return list(network.state_dict().values())
 
 
-def both(sizes, rates=None):
-    cuda = Cuda()
-    eager, captured = Step(Cuda()), Step(cuda)
-    expected = run(eager, eager, sizes, rates)
-    runner = CapturedStep(captured, cuda=cuda)
-    found = run(runner, captured, sizes, rates)
-    assert torch.equal(captured.weight, eager.weight)
-    assert [loss.item() for loss in found] == [loss.item() for loss in expected]
-    return cuda, captured
+class Run:
+    """Steps of the published network, small, by a runner."""
+
+    def __init__(self, make_runner, optimizer="sgd", schedule=None, network=(), **options):
+        torch.manual_seed(2)
+        net = Network(widths=(8, 6, 4, 6, 4), **dict(network))
+        self.network = net.to(memory_format=torch.channels_last).train()
+        self.optimizer = OPTIMIZERS[optimizer](parameter_groups(self.network))
+        self.schedule = SCHEDULES[schedule](self.optimizer, 3, 4) if schedule else None
+        data = DataModule()
+        parts = (self.network, self.optimizer, data.as_pixels, data.normalise)
+        self.averaged = deepcopy(self.network)
+        self.average = MovingAverage(values(self.averaged), values(self.network))
+        self.step = TrainingStep(*parts, average=self.average, **options)
+        self.runner = make_runner(self.step)
+        self.trace = []
+
+    def take(self, number, first=True, last=True, size=6):
+        """Take a step by its number, which seeds it, and keep all that it leaves."""
+        torch.manual_seed(1000 + number)
+        self.average.set_share(1 / (1 + number // 2))
+        loss = self.runner(*batch(number, size), first, last)
+        gradients = [parameter.grad.clone() for parameter in self.step.parameters]
+        state = [value.clone() for value in values(self.network)]
+        averages = [value.clone() for value in values(self.averaged)]
+        sums = [value.clone() for value in self.step.sums().values()]
+        self.trace.append([loss.clone(), *gradients, *state, *averages, *sums])
+        if self.schedule and last:
+            self.schedule["scheduler"].step()
 
 
-def test_replays_take_the_very_steps_of_the_eager_loop():
-    cuda, step = both([4] * 10)
-    assert cuda.captures == 1
-    assert len(step.rates) == 10  # the warm-up steps are real ones, and the capture is none
+def runs(cuda=None, **options):
+    """The same run eagerly and captured."""
+    cuda = cuda or Cuda()
+    return Run(DeviceStep, **options), Run(partial(CapturedStep, cuda=cuda), **options), cuda
 
 
-def test_each_size_of_a_batch_has_a_graph_of_its_own():
-    cuda, _ = both([4, 4, 2] * 6)
+def assert_same_bits(eager, captured):
+    assert len(eager.trace) == len(captured.trace)
+    for number, (expected, found) in enumerate(zip(eager.trace, captured.trace, strict=True)):
+        for value, other in zip(expected, found, strict=True):
+            assert torch.equal(value, other), number
+            assert value.isfinite().all()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_with_augmentation_and_dropout(name):
+    eager, captured, cuda = runs(
+        optimizer=name, schedule="one_cycle", augment=ALL, label_smoothing=0.1
+    )
+    for number in range(7):
+        eager.take(number)
+        captured.take(number)
+    assert_same_bits(eager, captured)
+    assert (cuda.captures, cuda.replays) == (1, 4)
+
+
+@pytest.mark.parametrize("name", set(SCHEDULES) - {"one_cycle"})
+def test_every_schedule_reaches_the_replays(name):
+    eager, captured, cuda = runs(schedule=name)
+    for number in range(7):
+        eager.take(number)
+        captured.take(number)
+    assert_same_bits(eager, captured)
+    assert cuda.replays == 4
+    # a number for checkpoints and logs, not the tensor that the graph reads
+    rates = [group["lr"] for group in captured.optimizer.param_groups]
+    assert all(isinstance(rate, float) for rate in rates)
+    assert rates == [group["lr"] for group in eager.optimizer.param_groups]
+
+
+@pytest.mark.parametrize(("clip", "clip_by"), [(0.1, "norm"), (0.01, "value")])
+def test_clipping(clip, clip_by):
+    eager, captured, cuda = runs(clip=clip, clip_by=clip_by)
+    for number in range(6):
+        eager.take(number)
+        captured.take(number)
+    assert_same_bits(eager, captured)
+    assert cuda.replays == 3
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_accumulation(count):
+    """First, middle and last batches are graphs of their own, and share the gradients' sums."""
+    eager, captured, cuda = runs(accumulate=count, clip=0.1)
+    for number in range(6 * count):
+        position = number % count
+        for run in (eager, captured):
+            run.take(number, first=position == 0, last=position == count - 1)
+    assert_same_bits(eager, captured)
+    assert cuda.captures == min(count, 3)
+
+
+def test_the_sums_of_gradients_are_those_of_one_graph():
+    """Against one backward pass over all the batches, for the batches between first and last."""
+    network = (("norm", "none"), ("dropout", (0, 0, 0, 0)))
+    _, captured, _ = runs(accumulate=4, network=network)
+    for number in range(20):
+        captured.take(number, first=number % 4 == 0, last=False)
+    images = torch.cat([batch(number)[0] for number in range(16, 20)])
+    labels = torch.cat([batch(number)[1] for number in range(16, 20)])
+    loss, _ = captured.step.forward(images, labels)
+    expected = torch.autograd.grad(loss, captured.step.parameters)
+    for parameter, gradient in zip(captured.step.parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_smaller_last_batch():
+    eager, captured, cuda = runs(augment=ALL)
+    for number in range(10):
+        for run in (eager, captured):
+            run.take(number, size=6 if number % 2 else 4)
+    assert_same_bits(eager, captured)
     assert cuda.captures == 2
 
 
-def test_a_size_that_is_seldom_runs_eagerly():
-    cuda, _ = both([4] * 6 + [2] * WARM_UP_STEPS)
-    assert cuda.captures == 1
-
-
-def test_a_schedule_reaches_the_replays():
-    rates = [0.1 / (1 + number) for number in range(8)]
-    cuda = Cuda()
-    step = Step(cuda)
-    runner = CapturedStep(step, cuda=cuda)
-    run(runner, step, [4] * 8, rates)
-    (graph,) = runner.graphs.values()
-    assert graph.graph.rate.item() == pytest.approx(rates[-1])
-    assert step.optimizer.param_groups[0]["lr"] == rates[-1]  # a number again, for checkpoints
-
-
-def test_another_momentum_is_captured_anew():
-    cuda = Cuda()
-    step = Step(cuda)
-    runner = CapturedStep(step, cuda=cuda)
-    run(runner, step, [4] * 5)
-    step.optimizer.param_groups[0]["momentum"] = 0.5
-    run(runner, step, [4] * 5)
+def test_another_number_of_the_optimizer_is_captured_anew():
+    eager, captured, cuda = runs()
+    for number in range(10):
+        for run in (eager, captured):
+            if number == 5:
+                run.optimizer.param_groups[0]["momentum"] = 0.5
+            run.take(number)
+    assert_same_bits(eager, captured)
     assert cuda.captures == 2
 
 
-def test_the_loss_that_is_returned_is_kept():
-    cuda = Cuda()
-    step = Step(cuda)
-    losses = run(CapturedStep(step, cuda=cuda), step, [4] * 8)
-    assert len({loss.item() for loss in losses}) == 8
-
-
-def test_a_capture_that_fails_goes_on_eagerly_with_one_line(caplog):
+@pytest.mark.parametrize("cause", ["driver", "part"])
+def test_what_cannot_be_captured_goes_on_eagerly_with_one_line(cause, caplog):
     caplog.set_level("INFO")
-    eager, cuda = Step(Cuda()), Cuda(fails=True)
-    step = Step(cuda)
-    expected = run(eager, eager, [4] * 6)
-    found = run(CapturedStep(step, cuda=cuda), step, [4] * 6)
-    assert torch.equal(step.weight, eager.weight)
-    assert [loss.item() for loss in found] == [loss.item() for loss in expected]
+    words = "the driver is too old"
+
+    def looks_at_a_value(pixels):
+        return pixels * (1.5 if pixels.mean().item() > 1 else 1)
+
+    options = {"augment": looks_at_a_value} if cause == "part" else {}
+    eager, captured, _ = runs(cuda=Cuda(fails=words if cause == "driver" else ""), **options)
+    for number in range(6):
+        eager.take(number)
+        captured.take(number)
+    assert_same_bits(eager, captured)
     (record,) = [record for record in caplog.records if "CUDA graph" in record.message]
-    assert record.message.endswith("operation not permitted when stream is capturing")
+    expected = words if cause == "driver" else "not permitted when stream is capturing"
+    assert record.message.endswith(expected)
 
 
 def test_a_required_capture_that_fails_is_an_error():
-    cuda = Cuda(fails=True)
-    step = Step(cuda)
-    runner = CapturedStep(step, required=True, cuda=cuda)
+    cuda = Cuda(fails="operation not permitted when stream is capturing\nmore")
+    run = Run(partial(CapturedStep, cuda=cuda, required=True))
+    for number in range(WARM_UP_STEPS):
+        run.take(number)
     with pytest.raises(UserError, match=r"trainer.graph=true: .*not permitted .*graph=auto"):
-        run(partial(runner), step, [4] * 6)
+        run.take(WARM_UP_STEPS)
+
+
+def test_the_loss_that_is_returned_is_kept():
+    _, captured, _ = runs()
+    losses = [captured.runner(*batch(number)) for number in range(7)]
+    assert len({loss.item() for loss in losses}) == 7
+
+
+def test_a_size_that_is_seldom_runs_eagerly():
+    _, captured, cuda = runs()
+    for number in range(8):
+        captured.take(number, size=6 if number < 5 else 2)
+    assert cuda.captures == 1
 
 
 @pytest.mark.gpu

@@ -12,6 +12,7 @@ from cnnbp.data.augment import Augment
 from cnnbp.data.datamodule import DataModule
 from cnnbp.model.network import Network
 from cnnbp.training.classifier import parameter_groups
+from cnnbp.training.moving_average import MovingAverage
 from cnnbp.training.muon import Muon
 from cnnbp.training.step import TrainingStep
 
@@ -152,7 +153,8 @@ def test_a_step_looks_at_no_value(name, clip):
         labels = torch.zeros(8, dtype=torch.int64)
         optimizer = OPTIMIZERS[name](net.parameters())
         augment = Augment(degrees=10, shift=2, scale=0.1, shear=5, elastic=1, erase=8)
-        step = make(net, optimizer, augment=augment, clip=clip)
+        average = MovingAverage(copy.deepcopy(net).parameters(), net.parameters())
+        step = make(net, optimizer, augment=augment, clip=clip, average=average)
         assert step(images, labels).is_meta
     assert all(parameter.grad.is_meta for parameter in net.parameters())
     assert step.loss_sum.is_meta

@@ -162,7 +162,8 @@ function setUpView() {
   for (const radio of document.querySelectorAll("[name=mode]")) {
     radio.addEventListener("change", () => {
       page.training = radio.value === "training";
-      element("new-masks").hidden = !page.training;
+      const hasDropout = page.network.some(({ kind }) => kind === "Dropout");
+      element("new-masks").hidden = !(page.training && hasDropout);
       refresh();
     });
   }

@@ -1,7 +1,7 @@
 // Curves over the steps of training, as SVG.
 "use strict";
 
-const CHART = { width: 400, height: 150, left: 44, right: 10, top: 10, bottom: 26 };
+const CHART = { width: 400, height: 150, left: 52, right: 10, top: 10, bottom: 26 };
 
 /**
  * Draw lines {name, points: [[step, value], ...]} into an svg; values from `low` to `high` or to
@@ -11,7 +11,9 @@ function drawChart(svg, lines, { low, high, format }) {
   const { width, height, left, right, top, bottom } = CHART;
   const points = lines.flatMap((line) => line.points).filter(([, value]) => Number.isFinite(value));
   const last = Math.max(10, ...points.map(([step]) => step));
-  const highest = high ?? Math.max(1e-3, ...points.map(([, value]) => value));
+  // an empty chart shows 0 to 1
+  const values = points.length ? points.map(([, value]) => value) : [1];
+  const highest = high ?? Math.max(1e-3, ...values);
   const x = (step) => left + (step / last) * (width - left - right);
   const y = (value) =>
     height - bottom - ((value - low) / (highest - low)) * (height - top - bottom);
