@@ -111,17 +111,11 @@ def test_explain(folder, command, without_pictures):
     assert image[..., 2].mean() > image[..., 0].mean() + 20
 
 
-@pytest.mark.parametrize("format", ["torch", "safetensors"])
-def test_export(folder, command, format):
-    path = export("outputs/run", format)
+def test_the_exported_weights_are_loaded_as_the_card_says(folder, command):
+    path = export("outputs/run", "safetensors")
     card = path.with_name(f"{path.name}.md").read_text()
     assert "32 x 32 pixels, in colour" in card
     assert ", ".join(CLASSES) in card
-
-
-def test_the_exported_safetensors_are_loaded_as_the_card_says(folder, command):
-    path = export("outputs/run", "safetensors")
-    card = path.with_name(f"{path.name}.md").read_text()
     snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     names = {}
     exec(snippet[1].replace(path.name, str(path)), names)
