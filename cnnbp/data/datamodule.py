@@ -125,8 +125,14 @@ class DataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         # Lightning asks before each stage, and commands ask by themselves
-        if self.splits:
-            return
+        if not self.splits:
+            self.splits = self._split()
+        if self.trainer:
+            device = self.trainer.strategy.root_device
+            for name, (images, labels) in self.splits.items():
+                self.splits[name] = images.to(device), labels.to(device)
+
+    def _split(self) -> dict[str, tuple[Tensor, Tensor]]:
         data = self.dataset.load(self.root)
         images, labels = data.train_images, data.train_labels
         held_out = self._held_out(len(labels))
@@ -135,15 +141,11 @@ class DataModule(LightningDataModule):
                 f"data.root={self.root}: the training images are stored class by class, so that "
                 "those held out would be of few classes; store them shuffled"
             )
-        self.splits = {
+        return {
             "train": (_without(images, held_out), _without(labels, held_out)),
             "val": (images[held_out], labels[held_out]),
             "test": (data.test_images, data.test_labels),
         }
-        if self.trainer:
-            device = self.trainer.strategy.root_device
-            for name, (images, labels) in self.splits.items():
-                self.splits[name] = images.to(device), labels.to(device)
 
     def _held_out(self, images: int) -> slice:
         """Which of so many training images are held out."""

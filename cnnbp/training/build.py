@@ -68,6 +68,8 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
     if own.clip is not None and precision == "16-mixed":
         model_config = unfused(model_config)
     data = instantiate(config.data)
+    # its mistakes are told before the run directory is written
+    data.setup("fit")
     model = instantiate(with_facts(model_config, data.dataset))
     if isinstance(model, Classifier):
         check_logits(model.network, data.dataset)
