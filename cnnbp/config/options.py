@@ -466,16 +466,17 @@ def _explain(error: ValidationError, options: Any, values: dict[str, Any], place
         return f"{name}: no such key; choose {known}"
     # the alternatives of a union each have an error of their own
     same_key = [other for other in others if other["loc"][0] == key]
-    reasons = dict.fromkeys(_reason(detail) for detail in (first, *same_key))
+    reasons = dict.fromkeys(reason_of(detail) for detail in (first, *same_key))
     return f"{name}={values[key]}: must {', or '.join(reasons)}"
 
 
-def _reason(detail: Any) -> str:
+def reason_of(detail: Any) -> str:
     """What pydantic expects, as the end of a sentence that begins with "must"."""
     message = detail["msg"].split(" after validation")[0]
     for start in ("Value error, must ", "Input should ", "List should ", "Value should "):
         message = message.removeprefix(start)
     message = message.replace("have at least", "be a list of at least")
     message = message.replace("have at most", "be a list of at most")
-    index = detail["loc"][-1]
+    # a value that is checked by itself has no place
+    index = detail["loc"][-1] if detail["loc"] else None
     return f"{message} at index {index}" if isinstance(index, int) else message

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from cnnbp.data import user_pictures
 from cnnbp.data.batches import Batches
 from cnnbp.data.datasets import DATASETS, DataSet
-from cnnbp.data.picture_files import read_image
+from cnnbp.data.picture_files import as_image, open_picture
 from cnnbp.errors import UserError
 
 # maps the folder or file that `data.root` names to a data set
@@ -209,13 +210,27 @@ class DataModule(LightningDataModule):
         """
         if self.dataset.is_ink_on_paper:
             return user_pictures.load(path)
-        if self.dataset.channels not in (1, 3):
-            raise UserError(
-                f"{path}: a picture has 1 or 3 channels, but {self.dataset.name} has "
-                f"{self.dataset.channels}"
-            )
-        image = read_image(path, self.dataset.channels, self.dataset.image_size)
-        return torch.from_numpy(image)
+        picture = open_picture(path)
+        try:
+            return self.as_stored(picture)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    def as_stored(self, picture: Image.Image) -> Tensor:
+        """Turn a picture into an image like those of the data set.
+
+        Returns:
+            (H, W) or (C, H, W), uint8.
+
+        Raises:
+            UserError: there is no digit on it, or its values cannot be those of such an image.
+        """
+        if self.dataset.is_ink_on_paper:
+            return user_pictures.prepare(picture)
+        channels = self.dataset.channels
+        if channels not in (1, 3):
+            raise UserError(f"a picture has 1 or 3 channels, an image of this data set {channels}")
+        return torch.from_numpy(as_image(picture, channels, self.dataset.image_size))
 
     def train_dataloader(self) -> Batches:
         return self.batches("train")

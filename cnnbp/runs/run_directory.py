@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cnnbp.errors import UserError, on_one_line
 from cnnbp.files import remove_parts, replacing
-from cnnbp.runs.run_lock import RunLock
+from cnnbp.runs.run_lock import InUse, RunLock
 from cnnbp.runs.run_record import (
     CHECKPOINTS,
     CONFIG,
@@ -35,10 +35,15 @@ log = logging.getLogger(__name__)
 # keys that say how a command runs, not what it trains
 KEYS_OF_THE_COMMAND = ("jobs", "overwrite")
 
+# written by a sweep when it starts
+MULTIRUN = "multirun.yaml"
+# the return value of a job that another process of the sweep trains, or has seen failing
+LEFT_TO_OTHERS = "left to another process"
+
 # what a directory below outputs/ can be: the file that shows it, and the command that continues it
 KINDS = {
     "single run": (HYDRA, "train.py without -m"),
-    "sweep": ("multirun.yaml", "train.py -m"),
+    "sweep": (MULTIRUN, "train.py -m"),
     "study": ("trial-*", "python -m cnnbp search"),
 }
 
@@ -52,6 +57,10 @@ def refuse_another_kind(directory: Path, own: str) -> None:
                 f"{shown} is the directory of a {kind}; "
                 f"give another name=, or continue it by {command}"
             )
+
+
+class FailedElsewhere(UserError):
+    """Another process of the sweep has tried this job since the sweep was started here."""
 
 
 class RunDirectory:
@@ -79,6 +88,17 @@ class RunDirectory:
         if HydraConfig.get().mode == RunMode.RUN:
             refuse_another_kind(self.path, "single run")
         self._lock.acquire()
+        try:
+            self._prepare()
+        except Exception:
+            # other processes of the sweep wait for it
+            self._lock.release()
+            raise
+        return self
+
+    def _prepare(self) -> None:
+        """Leave in the directory what this command may continue, the lock being held."""
+        self._refuse_failed_elsewhere()
         self._settle_overwrite()
         self.path.mkdir(parents=True, exist_ok=True)
         self._is_new = not os.listdir(self.path)
@@ -96,7 +116,6 @@ class RunDirectory:
         self.finished = RunRecord(self.path).is_finished
         if self.finished:
             log.info("%s is finished: %s", self._shown_path, self._score_text())
-        return self
 
     def __exit__(
         self,
@@ -172,6 +191,14 @@ class RunDirectory:
         split = "validation" if "val_accuracy" in result else "test"
         return f"{split} accuracy {self.score():.2%}"
 
+    def _refuse_failed_elsewhere(self) -> None:
+        """Do not try what another process of this sweep has just seen failing."""
+        error, sweep = self.path / ERROR, self.path.parent / MULTIRUN
+        if HydraConfig.get().mode != RunMode.MULTIRUN or not (error.exists() and sweep.exists()):
+            return
+        if error.stat().st_mtime > sweep.stat().st_mtime:
+            raise FailedElsewhere(error.read_text().strip())
+
     def _refuse_another_config(self) -> None:
         record = RunRecord(self.path)
         if not record.exists or not _is_trained(self.path):
@@ -237,13 +264,19 @@ def open_run(config: DictConfig) -> RunDirectory:
 
 @contextmanager
 def job_failures() -> Iterator[list[str]]:
-    """Let a job of a multirun fail without stopping the others; its error goes into the list."""
+    """Let a job of a multirun fail without stopping the others; its error goes into the list.
+
+    For a job that another process of the sweep has taken, the list holds `LEFT_TO_OTHERS`.
+    """
     failures: list[str] = []
     try:
         yield failures
     except Exception as error:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise
+        if isinstance(error, (InUse, FailedElsewhere)):
+            failures.append(LEFT_TO_OTHERS)
+            return
         # only a mistake of the user is clear without its traceback
         log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
         failures.append(on_one_line(error))

@@ -18,6 +18,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_s
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from cnnbp.config.check import check_arguments
 from cnnbp.config.compose import compose
 from cnnbp.errors import UserError, on_one_line
 from cnnbp.runs.checkpoint_file import find_checkpoint
@@ -107,6 +108,7 @@ def _fixed_overrides(settings: DictConfig, overrides: Sequence[str]) -> list[str
 
 
 def _check_trial_config(config: DictConfig) -> None:
+    check_arguments(config)
     refuse_several_processes(config)
     if not config.data.val_size and not config.data.get("folds"):
         raise UserError(

@@ -18,8 +18,9 @@ from cnnbp.errors import UserError
 from cnnbp.runs.checkpoint_file import load
 from cnnbp.training.callbacks.throughput import Speed
 from cnnbp.training.classifier import Classifier
-from cnnbp.training.data_facts import check_logits, with_facts
+from cnnbp.training.data_facts import with_facts
 from cnnbp.training.memory import keep_freed_memory
+from cnnbp.training.network_check import check_network
 
 # what Lightning says of its own calls and of the machine, of which a user can change nothing
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -72,7 +73,7 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
     data.setup("fit")
     model = instantiate(with_facts(model_config, data.dataset))
     if isinstance(model, Classifier):
-        check_logits(model.network, data.dataset)
+        check_network(model.network, data)
         model.accumulate, model.graph = own.accumulate, own.graph
         model.clip, model.clip_by = own.clip, own.clip_by
     if own.overfit_batches is not None:

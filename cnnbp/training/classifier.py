@@ -36,11 +36,14 @@ log = logging.getLogger(__name__)
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Spare biases and the scales and shifts of normalisation from weight decay.
 
+    Parameters that are frozen belong to no group.
     Source: He et al., 2019, section 3.1.
     """
-    weights = [parameter for parameter in module.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
-    return [{"params": weights}, {"params": others, "weight_decay": 0}]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    weights = [parameter for parameter in trained if parameter.ndim > 1]
+    others = [parameter for parameter in trained if parameter.ndim <= 1]
+    groups = [{"params": weights}, {"params": others, "weight_decay": 0}]
+    return [group for group in groups if group["params"]]
 
 
 class Classifier(LightningModule):
@@ -75,6 +78,8 @@ class Classifier(LightningModule):
         classes: int = 10,
     ):
         super().__init__()
+        if not isinstance(network, nn.Module):
+            raise UserError(f"network={network}: must be a torch.nn.Module, not a {type(network)}")
         self.automatic_optimization = False
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=layout)

@@ -55,7 +55,7 @@ def state_scalars(network: nn.Module, maps: Mapping[str, Tensor]) -> dict[str, T
     scalars = {}
     for name, activation in maps.items():
         component = network.get_submodule(name)
-        if hasattr(component, "activation"):
+        if _activation_of(component):
             highest = activation.amax((0, 2, 3))
             scalars[f"dead/{name}"] = (highest <= 0).float().mean()
         norm = getattr(component, "norm", None)
@@ -64,6 +64,11 @@ def state_scalars(network: nn.Module, maps: Mapping[str, Tensor]) -> dict[str, T
             scalars[f"batch_norm_mean/{name}"] = mean.mean()
             scalars[f"batch_norm_std/{name}"] = variance.sqrt().mean()
     return scalars
+
+
+def _activation_of(component: nn.Module) -> nn.Module | None:
+    activation = getattr(component, "activation", None)
+    return activation if isinstance(activation, nn.Module) else None
 
 
 def activations(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -79,11 +84,13 @@ def activations(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     for name in convolution_weights(network):
         component = network.get_submodule(name)
 
-        def keep(module: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
-            maps[name] = output.cpu()
+        def keep(module: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
+            # a component of one's own may give anything
+            if isinstance(output, Tensor) and output.ndim == 4:
+                maps[name] = output.cpu()
 
         # what follows the activation in a block would hide which channels are dead
-        watched = getattr(component, "activation", component)
+        watched = _activation_of(component) or component
         hooks.append(watched.register_forward_hook(keep))
     try:
         with torch.no_grad():

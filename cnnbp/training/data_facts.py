@@ -2,13 +2,10 @@
 
 import inspect
 
-import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig, open_dict
-from torch import nn
 
 from cnnbp.data.datasets import DataSet
-from cnnbp.errors import UserError
 
 
 def with_facts(model: DictConfig, dataset: DataSet) -> DictConfig:
@@ -44,26 +41,3 @@ def _argument_names(target: str) -> set[str]:
     except Exception:
         # what is wrong is told when the part is built
         return set()
-
-
-def check_logits(network: nn.Module, dataset: DataSet) -> None:
-    """Raise a UserError where a network does not map images of the data set to its classes."""
-    images = torch.zeros(1, *dataset.image_shape)
-    modes = {module: module.training for module in network.modules()}
-    shape = " x ".join(map(str, dataset.image_shape))
-    try:
-        with torch.no_grad():
-            logits = network.eval()(images)
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"model.network: does not take images of {dataset.name}, {shape} ({reason})"
-        ) from None
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    if tuple(logits.shape) != (1, dataset.classes):
-        raise UserError(
-            f"model.network: maps an image to {tuple(logits.shape[1:])} values; must be "
-            f"({dataset.classes},), the classes of {dataset.name}"
-        )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from cnnbp.config.compose import compose
@@ -60,7 +61,8 @@ def explain(
     title = f"{source}, {name}"
     plot = plot or str(folder / "explain.png")
     pixels = data.prepare(image[None], torch.float64)
-    trace = trace_image(network, pixels, label, config.optimizer.lr, data.dataset.class_names)
+    rate = OmegaConf.select(config, "optimizer.lr")
+    trace = trace_image(network, pixels, label, rate, data.dataset.class_names)
     explain_trace(trace, title, label is not None, plot, animate)
 
 

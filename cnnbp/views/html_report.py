@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from omegaconf import OmegaConf
 from PIL import Image
 
 from cnnbp.errors import UserError
@@ -205,7 +206,8 @@ def _network(run: RunRecord) -> dict[str, Any]:
     index = min(TRACED_IMAGE, len(result.labels) - 1)
     label = int(result.labels[index])
     pixels = data.prepare(result.images[index][None], torch.float64)
-    trace = trace_image(network, pixels, label, config.optimizer.lr, names)
+    rate = OmegaConf.select(config, "optimizer.lr")
+    trace = trace_image(network, pixels, label, rate, names)
     predicted = names[trace.prediction]
     title = f"Test image {index}: predicted {predicted}, true class {names[label]}"
     layers = measure(network, pixels.float())

@@ -197,8 +197,8 @@ def test_a_run_on_a_folder_that_has_changed_is_not_continued(folder, tmp_path):
 
 def test_a_network_that_does_not_fit_the_data_set_is_one_line(folder, command, tmp_path):
     for key, words in {
-        "channels": r"model.network: does not take images of woods, 3 x 32 x 32 \(",
-        "classes": r"model.network: maps an image to \(1,\) values; must be \(3,\), the classes of",
+        "channels": r"model.network: Network fails on images \(2, 3, 32, 32\)",
+        "classes": r"model.network: Network maps images .* to \(2, 1\); must be logits \(2, 3\)",
     }.items():
         with pytest.raises(SystemExit, match=f"error: {words}"):
             train_in(folder, "name=other", *OPTIONS, f"+model.network.{key}=1")

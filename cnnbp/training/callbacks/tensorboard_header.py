@@ -1,6 +1,9 @@
 """What TensorBoard shows beside the curves: the config, the graph, and the HPARAMS tab."""
 
+import io
+import logging
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,12 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard._pytorch_graph import graph
 
+from cnnbp.errors import on_one_line
+
+log = logging.getLogger(__name__)
+
 # traced once for all the jobs of a sweep that train the same network
-GRAPHS: dict[str, Any] = {}
+GRAPHS: dict[tuple[type, str], Any] = {}
 
 
 class Board(Callback):
@@ -62,14 +69,24 @@ class Board(Callback):
 
 
 def _add_graph(logger: TensorBoardLogger, network: torch.nn.Module, image: torch.Tensor) -> None:
-    text = f"{image.shape} {network}"
-    if text not in GRAPHS:
-        with warnings.catch_warnings():
-            # torch's own writer still traces
-            warnings.simplefilter("ignore", FutureWarning)
-            # in evaluation mode
-            GRAPHS[text] = graph(network, image)
-    logger.experiment.file_writer.add_graph(GRAPHS[text])
+    key = image.shape, type(network), str(network)
+    if key not in GRAPHS:
+        GRAPHS[key] = _trace(network, image)
+    if GRAPHS[key] is not None:
+        logger.experiment.file_writer.add_graph(GRAPHS[key])
+
+
+def _trace(network: torch.nn.Module, image: torch.Tensor) -> Any:
+    """The graph of a network in evaluation mode; None, with a line, where torch cannot trace it."""
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            # torch's own writer still traces, and prints errors that it raises
+            warnings.simplefilter("ignore")
+            return graph(network, image)
+    except Exception as error:  # a network of one's own may do anything
+        name = type(network).__name__
+        log.info("TensorBoard shows no graph of %s: %s", name, on_one_line(error)[:200])
+        return None
 
 
 def _boards(trainer) -> list[TensorBoardLogger]:
