@@ -250,7 +250,7 @@ class Classifier(LightningModule):
         self._log_training()
         schedule = self.lr_schedulers()
         if isinstance(schedule, ReduceLROnPlateau):
-            stage = "val" if self.trainer.datamodule.val_size else "train"
+            stage = "val" if self.trainer.datamodule.epoch_stage == "val" else "train"
             schedule.step(self.trainer.callback_metrics[f"loss/{stage}"])
 
     def on_validation_epoch_end(self) -> None:
@@ -297,6 +297,10 @@ class Classifier(LightningModule):
             checkpoint["train_sums"] = self.all_gather(sums)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer:
+            # first: another number of classes would be told as another architecture
+            data = self.trainer.datamodule
+            data.load_state_dict(checkpoint.get(type(data).__qualname__, {}))
         check_fits(checkpoint, self)
         if not self._trainer:
             return
