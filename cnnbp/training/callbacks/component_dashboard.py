@@ -16,7 +16,7 @@ from cnnbp.figures.evaluation_images import confusion_matrix, mistake_sheet
 from cnnbp.figures.network_images import feature_maps, filters, to_gray
 from cnnbp.training.component_values import (
     activations,
-    convolution_weights,
+    component_weights,
     state_scalars,
     step_scalars,
 )
@@ -134,7 +134,7 @@ class Dashboard(Callback):
             maps: what the layers give for the images.
             images, labels: the fixed ones.
         """
-        weights = convolution_weights(network)
+        weights = component_weights(network)
         # one image of each class
         first = np.unique(labels.cpu(), return_index=True)[1]
         pictures = {}
@@ -142,9 +142,11 @@ class Dashboard(Callback):
             pictures[f"features/{name}"] = feature_maps(images[first].cpu(), activation[first])
         # the others do not read the image
         for name in list(weights)[:1]:
-            pictures[f"features/{name}_filters"] = filters(weights[name])
+            kernels = _as_filters(weights[name], images)
+            if kernels is not None:
+                pictures[f"features/{name}_filters"] = filters(kernels)
         histograms = {f"weight/{name}": weight for name, weight in weights.items()}
-        for name, gradient in convolution_weights(network, self.gradients).items():
+        for name, gradient in component_weights(network, self.gradients).items():
             histograms[f"weight_gradient/{name}"] = gradient
         curves = {}
         if self.evaluated:
@@ -189,6 +191,14 @@ class Dashboard(Callback):
                 trainer.global_step,
                 tag="features",
             )
+
+
+def _as_filters(weight: Tensor, images: Tensor) -> Tensor | None:
+    """The weight of the first component as (C, _, k, k); None where it reads no images."""
+    if weight.ndim == 2 and weight.shape[1] == images[0].numel():
+        # a linear layer that reads every pixel
+        return weight.view(-1, *images.shape[1:])
+    return weight if weight.ndim == 4 else None
 
 
 def _evaluated_images(data: Any, count: int) -> tuple[Tensor, Tensor]:
