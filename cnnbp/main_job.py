@@ -36,13 +36,15 @@ def train(config: DictConfig, run: RunDirectory) -> None:
     # importing these takes seconds, and mistakes in the config are answered before
     from cnnbp.runs.checkpoint_file import find_checkpoint
     from cnnbp.training.build import build, fit, summarise
+    from cnnbp.training.trackers import tracked
 
     check_arguments(config)
     checkpoint = find_checkpoint(run.path, config.ckpt_path)
     data, model, trainer = build(config)
     run.start()
-    validation = fit(data, model, trainer, checkpoint)
-    trainer.test(model, data, verbose=False)
+    with tracked(trainer, run, config.hyperparameters):
+        validation = fit(data, model, trainer, checkpoint)
+        trainer.test(model, data, verbose=False)
     if not config.trainer.get("fast_dev_run"):
         run.finish(summarise(trainer, validation, config.seed))
 

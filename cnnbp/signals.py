@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop."""
+"""Signals that ask a process to stop; in training, `Checkpoints` saves before it does."""
 
 import os
 import signal

@@ -72,6 +72,10 @@ def _check_structure(config: DictConfig) -> None:
             raise UserError(
                 f"{group}={tree.get(group)}: must be a choice of the group; --help lists them"
             )
+    if not isinstance(tree.get("hyperparameters"), dict):
+        raise UserError(
+            f"hyperparameters={tree.get('hyperparameters')}: must be a group of keys, or {{}}"
+        )
     _check_parts(tree)
     for group in ("callbacks", "logger", "metrics"):
         _check_members(group, tree[group])

@@ -27,8 +27,11 @@ CONFIG, OVERRIDES, HYDRA_CONFIG = (
     f"{HYDRA}/hydra.yaml",
 )
 RESULT, METRICS, ERROR, CHECKPOINTS = "result.json", "metrics.csv", "error.txt", "checkpoints"
+TRACKERS = "trackers.json"
+# keys that say how a command runs, not what it trains
+KEYS_OF_THE_COMMAND = ("jobs", "overwrite")
 # keys that runs of one recipe may differ by
-VARYING = ("seed", "name", "run_dir", "jobs", "overwrite")
+VARYING = ("seed", "data.fold", "name", "run_dir", *KEYS_OF_THE_COMMAND)
 
 
 class RunRecord:
@@ -115,7 +118,14 @@ class RunRecord:
         if not self.exists:
             return str(self.path)
         kept = {key: value for key, value in self.values.items() if key not in VARYING}
-        return json.dumps(kept, sort_keys=True)
+        data = dict(_nested(kept, "data"))
+        data.pop("fold", None)
+        return json.dumps(kept | {"data": data}, sort_keys=True)
+
+    @property
+    def fold(self) -> int | None:
+        """Which part of the training images the run held out, as `data.fold` says."""
+        return _nested(self.values, "data").get("fold")
 
     @cached_property
     def result(self) -> dict[str, Any] | None:
@@ -132,6 +142,12 @@ class RunRecord:
             return f"{RESULT} cannot be read"
         reason = self.path / ERROR
         return _read_text(reason).strip() if reason.exists() else "unfinished"
+
+    @cached_property
+    def trackers(self) -> dict[str, str]:
+        """The id of the run of each experiment tracker, by the tracker's package."""
+        content = _mapping(self.path / TRACKERS)
+        return {str(name): str(own) for name, own in content.items()}
 
     @cached_property
     def metrics(self) -> list[dict[str, str]]:

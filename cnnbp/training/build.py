@@ -1,5 +1,6 @@
 """From a config to the objects that train, and from a trained run to its result."""
 
+import copy
 import logging
 import os
 import platform
@@ -18,15 +19,19 @@ from cnnbp.errors import UserError
 from cnnbp.runs.checkpoint_file import load
 from cnnbp.training.callbacks.throughput import Speed
 from cnnbp.training.classifier import Classifier
+from cnnbp.training.data_facts import with_facts
 from cnnbp.training.memory import keep_freed_memory
 from cnnbp.training.network_check import check_network
 from cnnbp.training.stage_metrics import lower_is_better
+from cnnbp.training.trackers import make_loggers
 
 # what Lightning says of its own calls and of the machine, of which a user can change nothing
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 logging.getLogger("pytorch_lightning.accelerators.cuda").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
+# a run of one process needs no srun, and submitit's jobs are started by it
+warnings.filterwarnings("ignore", message="The `srun` command is available")
 # the metrics have done it
 warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
 warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
@@ -51,6 +56,8 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
     Raises:
         UserError: this machine lacks what the config asks for.
     """
+    # Hydra resolves in place what a part refers to, and the config is stored as it was composed
+    config = copy.deepcopy(config)
     check_devices(config.trainer.accelerator, config.trainer.devices)
     if config.trainer.get("sync_batchnorm") and not _trains_on_cuda(config.trainer):
         raise UserError(
@@ -63,7 +70,10 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
     own = take_step_options(trainer_config)
     if own.clip is not None and precision == "16-mixed":
         model_config = unfused(model_config)
-    data, model = instantiate(config.data), instantiate(model_config)
+    data = instantiate(config.data)
+    # its mistakes are told before the run directory is written
+    data.setup("fit")
+    model = instantiate(with_facts(model_config, data.dataset))
     if isinstance(model, Classifier):
         check_network(model.network, data)
         model.accumulate, model.graph = own.accumulate, own.graph
@@ -74,14 +84,14 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
     trainer = instantiate(
         trainer_config,
         precision=precision,
-        callbacks=_parts(config.callbacks),
-        logger=_parts(config.logger),
+        callbacks=[part for part in instantiate(config.callbacks).values() if part],
+        logger=make_loggers(config),
     )
     return data, model, trainer
 
 
 class StepOptions(NamedTuple):
-    """Options of the Trainer that Lightning leaves to a module that optimises by hand."""
+    """Options of the Trainer that Lightning leaves to a module with manual optimization."""
 
     accumulate: int
     clip: float | None
@@ -111,10 +121,6 @@ def unfused(model: DictConfig) -> DictConfig:
     return model
 
 
-def _parts(group: DictConfig) -> list[Any]:
-    return [part for part in instantiate(group).values() if part]
-
-
 def _trains_on_cuda(trainer: DictConfig) -> bool:
     return trainer.accelerator != "cpu" and torch.cuda.is_available()
 
@@ -131,7 +137,7 @@ def fit(
     if checkpoint is not None and "loss/train" not in trainer.callback_metrics:
         # the averages, where weights are averaged
         model.load_state_dict(load(checkpoint)["state_dict"])
-        if data.val_size:
+        if data.epoch_stage == "val":
             trainer.validate(model, data, verbose=False)
     return dict(trainer.callback_metrics)
 
@@ -183,7 +189,9 @@ def summarise(trainer: Trainer, validation: dict[str, Any], seed: int) -> dict[s
         for name in measured:
             if f"{name}/{stage}" in metrics:
                 result[f"{prefix}{name}"] = metrics[f"{name}/{stage}"].item()
-    result["lower_is_better"] = lower_is_better(measured)
+    added = lower_is_better(measured)
+    if added:
+        result["lower_is_better"] = added
     result["epochs"], result["steps"] = trainer.current_epoch, trainer.global_step
     for callback in trainer.callbacks:
         if isinstance(callback, Speed):

@@ -48,7 +48,7 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
 class Classifier(LightningModule):
     """Trains a network and logs `loss/STAGE` and `accuracy/STAGE` once an epoch.
 
-    It optimises by hand, as Lightning calls it: `TrainingStep` is the whole step, which on a GPU
+    It uses Lightning's manual optimization: `TrainingStep` is the whole step, which on a GPU
     is captured as a CUDA graph.
 
     Args:
@@ -92,7 +92,7 @@ class Classifier(LightningModule):
         self.own_loss = loss
         if loss:
             self._check_loss(loss, classes)
-        # what Lightning leaves to a module that optimises by hand; `build` sets them
+        # what Lightning leaves to a module with manual optimization; `build` sets them
         self.accumulate = 1
         self.clip: float | None = None
         self.clip_by = "norm"
@@ -252,7 +252,7 @@ class Classifier(LightningModule):
         self._log_training()
         schedule = self.lr_schedulers()
         if isinstance(schedule, ReduceLROnPlateau):
-            stage = "val" if self.trainer.datamodule.val_size else "train"
+            stage = "val" if self.trainer.datamodule.epoch_stage == "val" else "train"
             schedule.step(self.trainer.callback_metrics[f"loss/{stage}"])
 
     def on_validation_epoch_end(self) -> None:
@@ -299,6 +299,10 @@ class Classifier(LightningModule):
             checkpoint["train_sums"] = self.all_gather(sums)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer:
+            # first: another number of classes would be told as another architecture
+            data = self.trainer.datamodule
+            data.load_state_dict(checkpoint.get(type(data).__qualname__, {}))
         check_fits(checkpoint, self)
         if not self._trainer:
             return

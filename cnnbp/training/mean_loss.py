@@ -12,7 +12,6 @@ class MeanLoss(Metric):
     (`nan_strategy="disable"`, version 1.9.0).
     """
 
-    higher_is_better = False
     total: Tensor
     images: Tensor
 

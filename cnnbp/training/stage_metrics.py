@@ -41,10 +41,10 @@ def stage_metrics(
 
 
 def lower_is_better(metrics: MetricCollection) -> list[str]:
-    """The names of metrics of which less is better; a metric that does not say counts as more."""
+    """The names of added metrics of which less is better, as far as they say so."""
     names = []
     for name, metric in metrics.items(keep_base=True):
-        if metric.higher_is_better is False:
+        if name != "loss" and metric.higher_is_better is False:
             names.append(str(name))
     return names
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from launch import TWO_STEPS, train_in
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cnnbp.cli import main
 
@@ -72,7 +73,7 @@ def trained(request, tmp_path_factory):
     )
     forget()
     overrides = ("--config-dir", "groups", "model=mine", "optimizer=mine", "name=run")
-    train_in(folder, *TWO_STEPS, *overrides, "logger=csv")
+    train_in(folder, *TWO_STEPS, *overrides)
     # what only training needs
     (folder / "own_optimizer.py").unlink()
     yield folder
@@ -96,6 +97,20 @@ def command(trained, monkeypatch):
         return main() or 0
 
     return run
+
+
+def test_tensorboard_shows_what_there_is(trained):
+    board = EventAccumulator(str(trained / "outputs/run"))
+    tags = board.Reload().Tags()
+    components = {tag.partition("/")[2] for tag in tags["scalars"] if tag.startswith("gradient/")}
+    is_cnn = trained.name.startswith("cnn")
+    expected = {"first", "second", "last"} if is_cnn else {"layers.1", "layers.3"}
+    assert components == expected
+    pictures = {tag for tag in tags["images"] if tag.startswith("features/")}
+    maps = {"features/first", "features/second"} if is_cnn else set()
+    filters = "features/first_filters" if is_cnn else "features/layers.1_filters"
+    assert pictures == maps | {filters}
+    assert tags["graph"]
 
 
 def test_it_is_evaluated_and_ranked(trained, command, capsys):

@@ -59,6 +59,15 @@ def test_a_finished_job_is_not_trained_again_and_a_missing_one_is(train):
     assert board() == table
 
 
+def test_a_part_that_cannot_be_built_is_told_in_one_line(train, capfd):
+    with pytest.raises(SystemExit, match="1 of 1 jobs failed"):
+        train("-m", *SMALL, "name=sweep", "callbacks.progress._target_=no.such.Part")
+    out = "".join(capfd.readouterr())
+    assert "callbacks.progress: Error loading 'no.such.Part'" in out
+    assert "Traceback" not in out
+    assert "HYDRA_FULL_ERROR" not in out
+
+
 def test_a_changed_config_is_refused_job_by_job_unless_overwritten(train):
     train("-m", *SMALL, "name=sweep", "seed=1,2")
     record = job("seed=1") / ".hydra" / "config.yaml"

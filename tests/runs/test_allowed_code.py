@@ -42,10 +42,11 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(allowed_code, "trusted", set())
-    before = set(sys.modules)
     yield folder
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    written = {path.stem for path in folder.iterdir()}
+    for name in list(sys.modules):
+        if name.partition(".")[0] in written:
+            del sys.modules[name]
 
 
 def write(path):

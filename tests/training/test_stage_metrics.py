@@ -26,7 +26,7 @@ def test_what_is_measured_is_what_torchmetrics_computes():
 
 def test_a_metric_says_whether_less_of_it_is_better():
     others = {"f1": MulticlassF1Score(4), "error": MulticlassCalibrationError(4)}
-    assert sorted(lower_is_better(stage_metrics(4, others))) == ["error", "loss"]
+    assert lower_is_better(stage_metrics(4, others)) == ["error"]
 
 
 class Counts(Metric):
@@ -61,7 +61,9 @@ def test_a_metric_and_a_loss_reach_the_result_and_the_leaderboard(tmp_path, trai
     results = {}
     for name in ("a", "b"):
         results[name] = json.loads((tmp_path / "outputs" / name / "result.json").read_text())
-    assert set(results["a"]) - set(results["b"]) == {"calibration_error", "val_calibration_error"}
+    added = {"calibration_error", "val_calibration_error"}
+    assert set(results["a"]) - set(results["b"]) == added | {"lower_is_better"}
+    assert results["a"]["lower_is_better"] == ["calibration_error"]
     header = (tmp_path / "outputs/a/metrics.csv").read_text().splitlines()[0]
     assert "f1/val" in header
     capsys.readouterr()

@@ -16,8 +16,9 @@ from cnnbp.signals import REQUEUE, exit_at_once, on_stop
 
 log = logging.getLogger(__name__)
 
-# what is asked for beside the numbers of signals
-SAVE = 1
+# What is asked for where it is no signal. The signals that are handled have higher numbers, so that
+# of several processes' requests the highest counts.
+NOTHING, SAVE = 0, 1
 
 
 class Requests:
@@ -30,12 +31,12 @@ class Requests:
     def __init__(self, every_n_seconds: float):
         self.every_n_seconds = every_n_seconds
         self.saved = time.monotonic()
-        self.signal, self.asked = 0, 0
+        self.signal, self.asked = 0, NOTHING
 
     def renew(self) -> None:
         """Decide what is asked for after the step that comes now."""
         is_time = time.monotonic() - self.saved >= self.every_n_seconds
-        self.asked = self.signal or (SAVE if is_time else 0)
+        self.asked = self.signal or (SAVE if is_time else NOTHING)
         if self.asked:
             self.saved = time.monotonic()
 
@@ -120,11 +121,11 @@ class Checkpoints(Checkpoint):
         self.signal = number
 
     def _asked(self, trainer) -> int:
-        """The signal that came, or SAVE when it is time, or 0; the same in all processes."""
+        """The signal that came, else SAVE when it is time, else NOTHING; alike in all processes."""
         if self.requests:
             return self.requests.asked
         is_time = time.monotonic() - self.saved >= self.every_n_seconds
-        asked = self.signal or (SAVE if is_time else 0)
+        asked = self.signal or (SAVE if is_time else NOTHING)
         if trainer.world_size > 1:
             asked = torch.tensor(asked, device=trainer.strategy.root_device)
             asked = int(trainer.strategy.reduce(asked, reduce_op="max"))
@@ -139,7 +140,7 @@ class Checkpoints(Checkpoint):
         self.keep, self.saved = PREVIOUS, time.monotonic()
 
     def _stop(self, trainer, asked: int) -> None:
-        if asked <= SAVE:
+        if asked in (NOTHING, SAVE):
             return
         if asked == REQUEUE and trainer.is_global_zero and not self.requests:
             requeue_job()

@@ -14,6 +14,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard._pytorch_graph import graph
 
 from cnnbp.errors import on_one_line
+from cnnbp.runs.event_files import PATTERN, TEST
+from cnnbp.training.trackers import as_plain
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class Board(Callback):
 
     def __init__(self, config_file: str, hyperparameters: dict):
         self.config_file = Path(config_file)
-        self.hyperparameters = {name: _plain(value) for name, value in hyperparameters.items()}
+        self.hyperparameters = {name: as_plain(value) for name, value in hyperparameters.items()}
 
     def on_train_start(self, trainer, module):
         if not trainer.is_global_zero:
@@ -45,7 +47,8 @@ class Board(Callback):
                 # four blanks make it a code block in Markdown
                 lines = self.config_file.read_text().splitlines()
                 logger.experiment.add_text("config", "\n".join("    " + line for line in lines))
-                _add_graph(logger, module.network, torch.zeros(1, 1, 28, 28, device=module.device))
+                shape = trainer.datamodule.dataset.image_shape
+                _add_graph(logger, module.network, torch.zeros(1, *shape, device=module.device))
 
     def on_test_start(self, trainer, module):
         if not trainer.is_global_zero:
@@ -53,10 +56,10 @@ class Board(Callback):
         for logger in _boards(trainer):
             # the test's points have a file of their own, which a run that was killed before its
             # result replaces
-            for old in Path(logger.log_dir).glob("*.tfevents.*.test"):
+            for old in Path(logger.log_dir).glob(f"{PATTERN}{TEST}"):
                 old.unlink()
             logger.experiment.close()
-            logger.experiment.filename_suffix = ".test"
+            logger.experiment.filename_suffix = TEST
 
     def on_test_end(self, trainer, module):
         results = {
@@ -68,7 +71,7 @@ class Board(Callback):
 
 
 def _add_graph(logger: TensorBoardLogger, network: torch.nn.Module, image: torch.Tensor) -> None:
-    key = type(network), str(network)
+    key = image.shape, type(network), str(network)
     if key not in GRAPHS:
         GRAPHS[key] = _trace(network, image)
     if GRAPHS[key] is not None:
@@ -90,7 +93,3 @@ def _trace(network: torch.nn.Module, image: torch.Tensor) -> Any:
 
 def _boards(trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-
-
-def _plain(value):
-    return value if isinstance(value, (bool, int, float, str)) else str(value)
