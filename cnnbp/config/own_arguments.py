@@ -62,7 +62,10 @@ def _refuse_missing(
     for name, parameter in parameters.items():
         is_single = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if is_single and parameter.default is parameter.empty and name not in given:
-            raise UserError(f"{place}.{name}: {target} needs it; add it as +{place}.{name}=...")
+            raise UserError(
+                f"{place}.{name}: {target} needs it; add it as +{place}.{name}=..., "
+                f"or +{place}._partial_=true where training is to call it"
+            )
 
 
 def _check_types(
