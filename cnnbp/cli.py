@@ -208,7 +208,7 @@ COMMANDS = {
             Argument(
                 "--group",
                 action="store_true",
-                help="only the groups of runs that differ by their seed alone",
+                help="only the groups of runs that differ by seed and fold alone",
             ),
             Argument(
                 "--format",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cnnbp.config.compose import compose
 from cnnbp.config.hydra_errors import HYDRA_ERRORS, explain, is_wrong_group_choice
 from cnnbp.config.own_modules import add_current_folder
-from cnnbp.data import user_pictures
+from cnnbp.data.datamodule import DataModule
 from cnnbp.errors import UserError
 from cnnbp.main_job import train as train_in
 from cnnbp.runs.allowed_code import trusted
@@ -106,9 +106,9 @@ class TrainedRun:
             UserError: they are neither, or of another size than the data set's.
         """
         config, data, model = self._restored
-        stored = _stored_images(images)
+        stored = _stored_images(images, data)
         facts = data.dataset
-        wanted = (facts.channels, facts.image_size, facts.image_size)
+        wanted = facts.image_shape
         if tuple(data.as_pixels(stored[:1]).shape[1:]) != wanted:
             raise UserError(
                 f"images of shape {tuple(stored.shape)}: the run reads {wanted[1]} x {wanted[2]} "
@@ -120,15 +120,15 @@ class TrainedRun:
         return Predictions(labels, names, probabilities)
 
 
-def _stored_images(images: Images) -> Tensor:
+def _stored_images(images: Images, data: DataModule) -> Tensor:
     """Images as a data set stores them, (N, H, W) or (N, C, H, W), uint8."""
     if isinstance(images, (str, Path, Image.Image)):
         images = [images]
     if isinstance(images, (list, tuple)) and images:
         if isinstance(images[0], (str, Path)):
-            return torch.stack([user_pictures.load(path) for path in images])
+            return torch.stack([data.read_picture(path) for path in images])
         if isinstance(images[0], Image.Image):
-            return torch.stack([user_pictures.prepare(picture) for picture in images])
+            return torch.stack([data.as_stored(picture) for picture in images])
         images = np.stack([np.asarray(image) for image in images])
     array = np.asarray(images)
     if array.dtype != np.uint8 or array.ndim not in (2, 3, 4) or not array.size:

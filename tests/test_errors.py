@@ -23,7 +23,7 @@ MISTAKES = {
     "dropout.rates=[2,0,0,0]": "error: dropout.rates=[2, 0, 0, 0]: must be less than 1 at index 0",
     "dropout.rates=[1,": "error: dropout.rates=[1,: is not KEY=VALUE as Hydra reads it",
     "data.batch_size=0": "error: data.batch_size=0: must be greater than or equal to 1",
-    "data.val_size=60000": "error: data.val_size=60000: must be less than or equal to 59999",
+    "data.val_size=60000": "error: data.val_size=60000: must be less than the 60000 training",
     "optimizer.lr=-1": "error: optimizer.lr=-1: must be greater than 0",
     "optimizer.lr=abc": "error: optimizer.lr=abc: must be a valid number",
     "ckpt_path=nowhere.ckpt": "error: checkpoint nowhere.ckpt: no such file",

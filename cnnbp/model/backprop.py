@@ -378,9 +378,9 @@ class Record:
 def forward(
     network: nn.Module, images: Tensor, labels: Tensor, label_smoothing: float = 0.0
 ) -> list[Record]:
-    """Send images (N, 1, 28, 28) and labels (N,) through a `Network`, and record each component.
+    """Send images (N, C, H, W) and labels (N,) through a `Network`, and record each component.
 
-    The last record's input are the logits (N, 10) and its output is the loss (). In training mode
+    The last record's input are the logits (N, K) and its output is the loss (). In training mode
     running statistics move and masks are drawn as in the network's own forward.
 
     Raises:
@@ -432,7 +432,7 @@ def backward(records: list[Record]) -> tuple[dict[str, Tensor], Tensor]:
     """Follow the records back by the chain rule, starting from d loss / d loss = 1.
 
     Fills each record's `gradient`; returns each parameter's by its state-dict name, and the images'
-    (N, 1, 28, 28).
+    (N, C, H, W).
     """
     gradients: dict[str, Tensor] = {}
     dy = torch.ones_like(records[-1].output)
@@ -449,7 +449,7 @@ def backward(records: list[Record]) -> tuple[dict[str, Tensor], Tensor]:
 def loss_and_logits(
     network: nn.Module, images: Tensor, labels: Tensor, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss () and the logits (N, 10); `loss.backward()` computes the gradients by hand.
+    """Return the loss () and the logits (N, K); `loss.backward()` computes the gradients by hand.
 
     Works in the parameters' precision, also under autocast. The logits take no part in
     differentiation, and the gradients cannot be differentiated again.

@@ -24,6 +24,8 @@ OURS = (
     "cnnbp.model.network.",
     "cnnbp.data.augment.",
     "cnnbp.data.datamodule.",
+    "cnnbp.data.npz_file.",
+    "cnnbp.data.picture_folder.",
     "cnnbp.training.classifier.",
     "cnnbp.training.muon.",
     "cnnbp.training.schedules.",

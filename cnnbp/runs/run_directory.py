@@ -196,7 +196,8 @@ class RunDirectory:
         return result["val_accuracy"] if "val_accuracy" in result else result["accuracy"]
 
     def _score_text(self) -> str:
-        split = "validation" if self.config.data.val_size else "test"
+        result = RunRecord(self.path).result or {}
+        split = "validation" if "val_accuracy" in result else "test"
         return f"{split} accuracy {self.score():.2%}"
 
     def _refuse_failed_elsewhere(self) -> None:

@@ -31,7 +31,7 @@ TRACKERS = "trackers.json"
 # keys that say how a command runs, not what it trains
 KEYS_OF_THE_COMMAND = ("jobs", "overwrite")
 # keys that runs of one recipe may differ by
-VARYING = ("seed", "name", "run_dir", *KEYS_OF_THE_COMMAND)
+VARYING = ("seed", "data.fold", "name", "run_dir", *KEYS_OF_THE_COMMAND)
 
 
 class RunRecord:
@@ -118,7 +118,14 @@ class RunRecord:
         if not self.exists:
             return str(self.path)
         kept = {key: value for key, value in self.values.items() if key not in VARYING}
-        return json.dumps(kept, sort_keys=True)
+        data = dict(_nested(kept, "data"))
+        data.pop("fold", None)
+        return json.dumps(kept | {"data": data}, sort_keys=True)
+
+    @property
+    def fold(self) -> int | None:
+        """Which part of the training images the run held out, as `data.fold` says."""
+        return _nested(self.values, "data").get("fold")
 
     @cached_property
     def result(self) -> dict[str, Any] | None:

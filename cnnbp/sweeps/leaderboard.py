@@ -29,7 +29,7 @@ def print_leaderboard(
     format: str = "table",
     plot: Path | None = None,
 ) -> None:
-    """Print the runs, their groups over seeds, and apart from these the runs without a result.
+    """Print the runs, their groups over seeds and folds, and apart the runs without a result.
 
     Args:
         filter: conditions as `row_filters.keep` takes them.
@@ -97,7 +97,11 @@ def _print_finished(
     print(write(finished, columns))
     # of one table a file
     if format != "csv":
-        print(f"\nover seeds\n{write(groups, SEED_COLUMNS)}")
+        print(f"\nover seeds{_and_folds(groups)}\n{write(groups, SEED_COLUMNS)}")
+
+
+def _and_folds(groups: list[Row]) -> str:
+    return " and folds" if any("folds" in group for group in groups) else ""
 
 
 def end_sweep(directory: Path, failures: dict[Path, str]) -> None:

@@ -11,6 +11,8 @@ SEED_COLUMNS = (
     "overrides",
     "metric",
     "seeds",
+    "folds",
+    "runs",
     "mean",
     "deviation",
     "standard_error",

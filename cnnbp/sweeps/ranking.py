@@ -1,4 +1,4 @@
-"""Runs side by side, the best first, one by one and in groups over seeds."""
+"""Runs side by side, the best first, one by one and in groups over seeds and folds."""
 
 import math
 import statistics
@@ -95,34 +95,42 @@ def _more_is_better(row: Row, metric: str) -> bool:
 def group_over_seeds(rows: Sequence[Row], metric: str | None = None) -> list[Row]:
     """Group finished runs of one recipe, which differ by chance alone, the best mean first.
 
-    Of each group: the number of seeds, the mean, the sample standard deviation, the standard
-    error, half the width of the 95 % confidence interval of the mean (Student's t), the worst and
-    the best. A seed counts once.
+    Of each group: the number of seeds, and where there are folds the number of these and of the
+    runs, the mean, the sample standard deviation, the standard error, half the width of the 95 %
+    confidence interval of the mean (Student's t), the worst and the best. A seed, or a seed and a
+    fold, counts once.
     """
-    groups: dict[tuple[str, str], dict[Any, Row]] = {}
+    groups: dict[tuple[str, str], dict[tuple[Any, int | None], Row]] = {}
     for row in rows:
         name = metric_of(row, metric)
         if name in row:
             group = groups.setdefault((name, row["run"].recipe), {})
-            group.setdefault(row.get("seed", row["run"].path), row)
+            run = row["run"]
+            group.setdefault((row.get("seed", run.path), run.fold), row)
     summaries = []
     for (name, _), group in groups.items():
-        summaries.append(_summary(name, list(group.values())))
+        summaries.append(_summary(name, group))
     return sorted(summaries, key=lambda summary: _cost(summary, summary["metric"], "mean"))
 
 
-def _summary(metric: str, rows: list[Row]) -> Row:
+def _summary(metric: str, group: dict[tuple[Any, int | None], Row]) -> Row:
+    """Sum up the runs of a group, which are given by seed and fold."""
+    rows = list(group.values())
     values = [row[metric] for row in rows]
+    folds = {fold for _, fold in group if fold is not None}
     best, worst = (max, min) if _more_is_better(rows[0], metric) else (min, max)
     summary = {
         "overrides": _shared_overrides(rows[0]),
         "metric": metric,
         "lower_is_better": rows[0].get("lower_is_better", ()),
-        "seeds": len(values),
+        "seeds": len({seed for seed, _ in group}),
         "mean": statistics.mean(values),
         "worst": worst(values),
         "best": best(values),
     }
+    if folds:
+        summary["folds"] = len(folds)
+        summary["runs"] = len(values)
     if len(values) > 1:
         deviation = statistics.stdev(values)
         error = deviation / math.sqrt(len(values))

@@ -111,7 +111,7 @@ def _fixed_overrides(settings: DictConfig, overrides: Sequence[str]) -> list[str
 def _check_trial_config(config: DictConfig) -> None:
     check_arguments(config)
     refuse_several_processes(config)
-    if not config.data.val_size:
+    if not config.data.val_size and not config.data.get("folds"):
         raise UserError(
             "data.val_size=0: a search compares on validation images; give data.val_size=5000"
         )

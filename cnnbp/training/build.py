@@ -26,6 +26,7 @@ from cnnbp.errors import UserError
 from cnnbp.runs.checkpoint_file import load
 from cnnbp.training.callbacks.throughput import Speed
 from cnnbp.training.classifier import Classifier
+from cnnbp.training.data_facts import with_facts
 from cnnbp.training.memory import keep_freed_memory
 from cnnbp.training.network_check import check_network
 from cnnbp.training.stage_metrics import lower_is_better
@@ -76,11 +77,13 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
     own = take_step_options(trainer_config)
     if own.clip is not None and precision == "16-mixed":
         model_config = unfused(model_config)
-    data, model = instantiate(config.data), instantiate(model_config)
+    data = instantiate(config.data)
+    _check_kind("data", data, DataModule)
+    # its mistakes are told before the run directory is written
+    data.setup("fit")
+    model = instantiate(with_facts(model_config, data.dataset))
     _check_kind("model", model, LightningModule)
     if isinstance(model, Classifier):
-        # it takes its pixels and labels from there
-        _check_kind("data", data, DataModule)
         check_network(model.network, data)
         model.accumulate, model.graph = own.accumulate, own.graph
         model.clip, model.clip_by = own.clip, own.clip_by
@@ -160,7 +163,7 @@ def fit(
     if checkpoint is not None and "loss/train" not in trainer.callback_metrics:
         # the averages, where weights are averaged
         model.load_state_dict(load(checkpoint)["state_dict"])
-        if data.val_size:
+        if data.epoch_stage == "val":
             trainer.validate(model, data, verbose=False)
     return dict(trainer.callback_metrics)
 

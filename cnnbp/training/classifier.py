@@ -13,6 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import Metric
 
 from cnnbp.config.hydra_errors import how_to_replace
 from cnnbp.errors import UserError
@@ -26,7 +27,7 @@ from cnnbp.training.resume import (
     check_schedule,
     check_version,
 )
-from cnnbp.training.stage_metrics import MakesMetric, stage_metrics
+from cnnbp.training.stage_metrics import stage_metrics
 from cnnbp.training.step import LightningStep, TrainingStep, overridden_hooks
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Classifier(LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., dict[str, Any]] | None = None,
         loss: Loss | None = None,
-        metrics: Mapping[str, MakesMetric] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
         label_smoothing: float = 0.0,
         channels_last: bool = True,
         backprop: str = "autograd",
@@ -250,7 +251,7 @@ class Classifier(LightningModule):
         self._log_training()
         schedule = self.lr_schedulers()
         if isinstance(schedule, ReduceLROnPlateau):
-            stage = "val" if self.trainer.datamodule.val_size else "train"
+            stage = "val" if self.trainer.datamodule.epoch_stage == "val" else "train"
             schedule.step(self.trainer.callback_metrics[f"loss/{stage}"])
 
     def on_validation_epoch_end(self) -> None:
@@ -297,6 +298,10 @@ class Classifier(LightningModule):
             checkpoint["train_sums"] = self.all_gather(sums)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer:
+            # first: another number of classes would be told as another architecture
+            data = self.trainer.datamodule
+            data.load_state_dict(checkpoint.get(type(data).__qualname__, {}))
         check_fits(checkpoint, self)
         if not self._trainer:
             return

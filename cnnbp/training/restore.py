@@ -12,6 +12,7 @@ from cnnbp.runs.allowed_code import refuse_unknown_code
 from cnnbp.runs.checkpoint_file import load, newest
 from cnnbp.runs.run_record import BEST, CHECKPOINTS, RunRecord
 from cnnbp.training.classifier import Classifier
+from cnnbp.training.data_facts import with_facts
 
 # parts of the model and the data that only training needs
 FOR_TRAINING = ("optimizer", "scheduler", "augment")
@@ -28,7 +29,8 @@ def restore(
         checkpoint: "last" or "best".
 
     Returns:
-        The config, the data, and the model in evaluation mode.
+        The config, with what the model was told of the data set; the data; and the model in
+        evaluation mode.
 
     Raises:
         UserError: the directory holds no run, its code is not allowed, or the checkpoint is
@@ -38,10 +40,16 @@ def restore(
     run = RunRecord.open(directory)
     parts = [_without_training(run, run.config[name]) for name in ("model", "data")]
     weights = load(_find(run, checkpoint))
-    model, data = instantiate(parts[0]), instantiate(parts[1])
+    model_config, data_config = parts
+    data = instantiate(data_config)
+    # where the images are gone, what they were like is still known
+    data.load_state_dict(weights.get(type(data).__qualname__, {}))
+    model = instantiate(with_facts(model_config, data.dataset))
     model.on_load_checkpoint(weights)
     model.load_state_dict(weights["state_dict"])
-    return run.config, data, model.eval()
+    config = run.config.copy()
+    config.model = with_facts(config.model, data.dataset)
+    return config, data, model.eval()
 
 
 def _without_training(run: RunRecord, part: DictConfig) -> DictConfig:

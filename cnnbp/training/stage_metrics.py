@@ -1,6 +1,6 @@
 """What is measured on validation and test images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -10,13 +10,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from cnnbp.errors import UserError, on_one_line
 from cnnbp.training.mean_loss import MeanLoss
 
-# a metric, or what makes one of `num_classes`
-MakesMetric = Metric | Callable[..., Metric]
 
-
-def stage_metrics(
-    classes: int, others: Mapping[str, MakesMetric] | None = None
-) -> MetricCollection:
+def stage_metrics(classes: int, others: Mapping[str, Metric] | None = None) -> MetricCollection:
     """Loss and accuracy, which look at no value (a GPU would have to be waited for), and others.
 
     Args:
@@ -36,7 +31,8 @@ def stage_metrics(
             continue
         if name in metrics or "/" in name:
             raise UserError(f"metrics.{name}: must have another name")
-        metrics[name] = _made(name, metric, classes)
+        _check_metric(name, metric, classes)
+        metrics[name] = metric
     return MetricCollection(metrics, compute_groups=False)
 
 
@@ -49,10 +45,9 @@ def lower_is_better(metrics: MetricCollection) -> list[str]:
     return names
 
 
-def _made(name: str, metric: MakesMetric, classes: int) -> Metric:
+def _check_metric(name: str, metric: Metric, classes: int) -> None:
     try:
-        made = metric if isinstance(metric, Metric) else metric(num_classes=classes)
-        trial = made.clone()
+        trial = metric.clone()
         # half of the images of each class right
         logits = torch.eye(classes).repeat(2, 1)
         labels = torch.arange(2 * classes) % classes
@@ -64,4 +59,3 @@ def _made(name: str, metric: MakesMetric, classes: int) -> Metric:
         ) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise UserError(f"metrics.{name}: gives more than one number; give average=macro or so")
-    return made

@@ -162,12 +162,13 @@ class Dashboard(Callback):
         labels = torch.cat([part[1] for part in self.evaluated]).cpu()
         images = torch.cat([part[2] for part in self.evaluated]).cpu()
         mistaken = trainer.datamodule.as_pixels(images[logits.argmax(1) != labels])
-        pictures["evaluation/confusion_matrix"] = confusion_matrix(logits, labels)
-        pictures["evaluation/worst_mistakes"] = mistake_sheet(logits, labels, mistaken)
+        names = trainer.datamodule.dataset.class_names
+        pictures["evaluation/confusion_matrix"] = confusion_matrix(logits, labels, names)
+        pictures["evaluation/worst_mistakes"] = mistake_sheet(logits, labels, mistaken, names)
         probabilities = logits.softmax(1).nan_to_num()
         curves = {}
-        for label in range(logits.shape[1]):
-            curves[f"precision_recall/{label}"] = (labels == label, probabilities[:, label])
+        for label, name in enumerate(names):
+            curves[f"precision_recall/{name}"] = (labels == label, probabilities[:, label])
         return curves
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -179,9 +180,16 @@ class Dashboard(Callback):
             return
         # of the block before the classes
         features = maps[-2].mean((2, 3))
+        names = trainer.datamodule.dataset.class_names
+        if images.shape[1] not in (1, 3):
+            images = images.mean(1, keepdim=True)
         for board in _boards(trainer):
             board.add_embedding(
-                features, labels.tolist(), to_gray(images), trainer.global_step, tag="features"
+                features,
+                [names[label] for label in labels],
+                to_gray(images),
+                trainer.global_step,
+                tag="features",
             )
 
 

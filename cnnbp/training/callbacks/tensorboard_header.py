@@ -47,7 +47,8 @@ class Board(Callback):
                 # four blanks make it a code block in Markdown
                 lines = self.config_file.read_text().splitlines()
                 logger.experiment.add_text("config", "\n".join("    " + line for line in lines))
-                _add_graph(logger, module.network, torch.zeros(1, 1, 28, 28, device=module.device))
+                shape = trainer.datamodule.dataset.image_shape
+                _add_graph(logger, module.network, torch.zeros(1, *shape, device=module.device))
 
     def on_test_start(self, trainer, module):
         if not trainer.is_global_zero:
@@ -70,7 +71,7 @@ class Board(Callback):
 
 
 def _add_graph(logger: TensorBoardLogger, network: torch.nn.Module, image: torch.Tensor) -> None:
-    key = type(network), str(network)
+    key = image.shape, type(network), str(network)
     if key not in GRAPHS:
         GRAPHS[key] = _trace(network, image)
     if GRAPHS[key] is not None:
