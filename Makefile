@@ -15,7 +15,7 @@ test: $(VENV)/.ready  ## run the tests
 test-slow: $(VENV)/.ready  ## run the tests that take longer
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-browser: $(VENV)/.ready  ## run the tests of the page in Chromium; as root on Debian, install it
+test-browser: $(VENV)/.ready  ## run the tests of the page and of TensorBoard in Chromium; as root on Debian, install it
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \

@@ -7,7 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cnnbp.config.command_line import options_first
+from cnnbp.config.config_files import add_config_folder
 from cnnbp.config.error_line import errors_on_one_line
+from cnnbp.config.own_modules import add_current_folder
 from cnnbp.errors import UserError
 
 
@@ -39,12 +42,20 @@ RUN = Argument("directory", metavar="RUN", help="a run directory, outputs/NAME")
 CHECKPOINT = Argument(
     "--checkpoint", choices=("last", "best"), default="last", help="default: last"
 )
+TRUST = Argument(
+    "--trust",
+    metavar="PACKAGE",
+    action="append",
+    default=[],
+    help="also run this package, where the run is made of it and you know its code",
+)
+CONFIG_DIR = Argument("--config-dir", metavar="DIR", help="a folder of config groups of your own")
 OVERRIDES = Argument("overrides", nargs="*", help="as for train.py: dropout=none optimizer.lr=0.1")
 
 # the functions are named, not imported, so that `--help` is answered without PyTorch
 COMMANDS = {
     "train": Command(
-        "cnnbp.train:run_from_command_line", "train a network; --help lists its options", ()
+        "cnnbp.main_job:run_from_command_line", "train a network; --help lists its options", ()
     ),
     "options": Command(
         "cnnbp.config.option_table:print_options",
@@ -56,6 +67,7 @@ COMMANDS = {
         "print the layers of the network, measured on a forward pass",
         (
             OVERRIDES,
+            CONFIG_DIR,
             Argument(
                 "--wide",
                 action="store_true",
@@ -69,6 +81,7 @@ COMMANDS = {
         (
             RUN,
             CHECKPOINT,
+            TRUST,
             Argument(
                 "--plot", metavar="FILE.png", help="draw the confusion matrix and worst mistakes"
             ),
@@ -85,6 +98,7 @@ COMMANDS = {
         (
             RUN,
             CHECKPOINT,
+            TRUST,
             Argument(
                 "files",
                 nargs="+",
@@ -109,8 +123,10 @@ COMMANDS = {
                 metavar="OVERRIDE",
                 help="a fresh network instead of a run's",
             ),
+            CONFIG_DIR,
             Argument("--index", type=int, help="test image, where no picture is given; default: 7"),
             CHECKPOINT,
+            TRUST,
             Argument("--plot", metavar="FILE.png", help="default: explain.png in the run"),
             Argument("--animate", metavar="FILE.gif", help="film the way forward and the way back"),
         ),
@@ -121,6 +137,7 @@ COMMANDS = {
         (
             RUN,
             CHECKPOINT,
+            TRUST,
             Argument("--format", choices=("onnx", "safetensors", "torch"), required=True),
             Argument(
                 "--output",
@@ -134,6 +151,7 @@ COMMANDS = {
         "write a run or a sweep as one HTML page",
         (
             Argument("directory", help="a run's or a sweep's directory, outputs/NAME"),
+            TRUST,
             Argument("--output", metavar="FILE.html", help="default: report.html in the directory"),
         ),
     ),
@@ -143,6 +161,7 @@ COMMANDS = {
         (
             RUN,
             CHECKPOINT,
+            TRUST,
             Argument("--output", metavar="FILE.html", help="default: page.html in the run"),
         ),
     ),
@@ -155,6 +174,7 @@ COMMANDS = {
                 nargs="*",
                 help="as for train.py: name=NAME, search=CHOICE, search.n_trials=20, ...",
             ),
+            CONFIG_DIR,
         ),
         epilog="The same command with the same name continues the study, "
         "also in several processes at once.",
@@ -181,13 +201,14 @@ COMMANDS = {
             ),
             Argument(
                 "--metric",
-                choices=("val_accuracy", "accuracy", "val_loss", "loss", "seconds"),
-                help="what to rank by; default: validation, else test accuracy",
+                metavar="NAME",
+                help="val_accuracy, accuracy, val_loss, loss, seconds, or a metric that was added "
+                "to the runs, such as val_f1; default: validation, else test accuracy",
             ),
             Argument(
                 "--group",
                 action="store_true",
-                help="only the groups of runs that differ by their seed alone",
+                help="only the groups of runs that differ by seed and fold alone",
             ),
             Argument(
                 "--format",
@@ -207,12 +228,19 @@ def main() -> int:
         # Hydra reads the rest of the command line itself
         if sys.argv[1:2] == ["train"]:
             del sys.argv[1]
-            from cnnbp.train import run_from_command_line
+            from cnnbp.main_job import run_from_command_line
 
             run_from_command_line()
             return 0
-        arguments = vars(build_parser().parse_args())
+        add_current_folder()
+        arguments = vars(build_parser().parse_args(_options_behind_command(sys.argv[1:])))
         command = COMMANDS[arguments.pop("command")]
+        add_config_folder(arguments.pop("config_dir", None))
+        trusted_packages = arguments.pop("trust", [])
+        if trusted_packages:
+            from cnnbp.runs.allowed_code import trusted
+
+            trusted.update(trusted_packages)
         if command.package and not find_spec(command.package):
             raise UserError(
                 f"needs the package {command.package}; pip install 'cnnbp[{command.extra}]'"
@@ -220,6 +248,11 @@ def main() -> int:
         module, _, function = command.function.partition(":")
         status = getattr(import_module(module), function)(**arguments)
         return status if isinstance(status, int) else 0
+
+
+def _options_behind_command(arguments: list[str]) -> list[str]:
+    """Put `--config-dir DIR` before the overrides, between which argparse refuses it too."""
+    return [*arguments[:1], *options_first(arguments[1:])]
 
 
 def build_parser() -> argparse.ArgumentParser:

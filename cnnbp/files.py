@@ -40,6 +40,13 @@ def replacing(path: str | Path, mode: str = "w", keep: Path | None = None) -> It
             part.unlink()
 
 
+def refuse_pipe(path: str | Path) -> None:
+    """Raise a UserError for a pipe or a device: reading it could wait without end."""
+    path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path}: is neither a file nor a directory")
+
+
 def remove_parts(directory: Path) -> None:
     """Remove unfinished files of killed processes; nobody else may write to the directory."""
     for part in directory.glob(".*.part"):

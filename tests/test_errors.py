@@ -10,6 +10,10 @@ import torch
 from filelock import FileLock
 from paths import ROOT
 
+from cnnbp.data import user_pictures
+from cnnbp.errors import UserError
+from cnnbp.runs import checkpoint_file
+
 MISTAKES = {
     "optimiser=adam": "error: optimiser=adam: no such key; choose data, ",
     "optimizer.lrr=1": "error: optimizer.lrr=1: no such key; choose lr, momentum, weight_decay",
@@ -19,7 +23,7 @@ MISTAKES = {
     "dropout.rates=[2,0,0,0]": "error: dropout.rates=[2, 0, 0, 0]: must be less than 1 at index 0",
     "dropout.rates=[1,": "error: dropout.rates=[1,: is not KEY=VALUE as Hydra reads it",
     "data.batch_size=0": "error: data.batch_size=0: must be greater than or equal to 1",
-    "data.val_size=60000": "error: data.val_size=60000: must be less than or equal to 59999",
+    "data.val_size=60000": "error: data.val_size=60000: must be less than the 60000 training",
     "optimizer.lr=-1": "error: optimizer.lr=-1: must be greater than 0",
     "optimizer.lr=abc": "error: optimizer.lr=abc: must be a valid number",
     "ckpt_path=nowhere.ckpt": "error: checkpoint nowhere.ckpt: no such file",
@@ -174,3 +178,11 @@ def test_a_reader_that_has_seen_enough_is_no_mistake():
     )
     os.close(write)
     assert done.stderr == b""
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes in folders")
+@pytest.mark.parametrize("load", [user_pictures.load, checkpoint_file.load])
+def test_a_pipe_is_not_waited_for(tmp_path, load):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe: is neither a file nor a directory"):
+        load(tmp_path / "pipe")

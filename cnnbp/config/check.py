@@ -1,23 +1,20 @@
 """Check a composed config, before anything heavy is imported and before anything is created."""
 
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from cnnbp.config.hydra_errors import how_to_replace
+from cnnbp.config.hydra_errors import PARTIAL_PARTS
 from cnnbp.config.options import PARTS, SECTIONS, check
+from cnnbp.config.own_arguments import check_call
 from cnnbp.errors import UserError
 
 SAFE_WRITER = "cnnbp.runs.checkpoint_file.CrashSafeCheckpointIO"
 NEEDED_PARTS = ("data", "model", "optimizer", "trainer")
-# training adds what they are built with
-PARTIAL_PARTS = ("optimizer", "scheduler")
 # {} leaves them out
-OPTIONAL_PARTS = ("augment", "scheduler")
-GROUPS = ("dropout", "callbacks", "logger")
+OPTIONAL_PARTS = ("augment", "scheduler", "loss")
+GROUPS = ("dropout", "callbacks", "logger", "metrics")
 # with these a run would not end where its schedule does, or not be evaluated after each epoch
 REFUSED_TRAINER_KEYS = (
     "max_steps",
@@ -43,40 +40,26 @@ def validate(config: DictConfig) -> None:
         if node is not None:
             check(options, _values(node, options), place)
     for place, part in _parts(config, ""):
+        for key in part:
+            if OmegaConf.is_missing(part, key):
+                raise UserError(f"{place}.{key}: must be given")
         options = PARTS.get(part["_target_"])
         if options:
             check(options, _values(part, part), place)
 
 
 def check_arguments(config: DictConfig) -> None:
-    """Check the keys of parts that `options` does not describe, by the signatures of their classes.
+    """Check parts that `options` does not describe, by the signatures of their classes.
 
     Imports what the parts name, so that it takes as long as torch's import where they need it.
 
     Raises:
-        UserError: names the first key that its class does not take.
+        UserError: names the first key that its class does not take, that has another type than the
+            class declares, or that is missing.
     """
     for place, part in _parts(config, ""):
-        target = part["_target_"]
-        known = None if target in PARTS else _argument_names(target)
-        for key in part:
-            if known is not None and not str(key).startswith("_") and key not in known:
-                raise UserError(
-                    f"{place}.{key}: {target} takes no such key, but {', '.join(known)}"
-                    + how_to_replace(place, target)
-                )
-
-
-def _argument_names(target: str) -> list[str] | None:
-    """The names of a class's arguments; None where they are not known, or any name is taken."""
-    try:
-        parameters = inspect.signature(get_object(target)).parameters.values()
-    except Exception:
-        # what is wrong is told when the part is built
-        return None
-    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return [parameter.name for parameter in parameters]
+        if part["_target_"] not in PARTS:
+            check_call(place, part, is_partial=place in PARTIAL_PARTS)
 
 
 def _check_structure(config: DictConfig) -> None:
@@ -89,8 +72,12 @@ def _check_structure(config: DictConfig) -> None:
             raise UserError(
                 f"{group}={tree.get(group)}: must be a choice of the group; --help lists them"
             )
+    if not isinstance(tree.get("hyperparameters"), dict):
+        raise UserError(
+            f"hyperparameters={tree.get('hyperparameters')}: must be a group of keys, or {{}}"
+        )
     _check_parts(tree)
-    for group in ("callbacks", "logger"):
+    for group in ("callbacks", "logger", "metrics"):
         _check_members(group, tree[group])
 
 

@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import yaml
@@ -23,6 +24,20 @@ UNREADABLE = object()
 def prepare_overrides(overrides: Iterable[str]) -> list[str]:
     """Quote names and paths for Hydra, and let the Trainer's own arguments do without a `+`."""
     return [_add_if_missing(_quote(override)) for override in overrides]
+
+
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """Put `-m` and `--config-dir DIR` before the overrides, between which Hydra refuses them."""
+    options, others = [], []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument in ("--config-dir", "-cd"):
+            options += [argument, *islice(remaining, 1)]
+        elif argument in ("--multirun", "-m"):
+            options.append(argument)
+        else:
+            others.append(argument)
+    return [*options, *others]
 
 
 def _quote(override: str) -> str:

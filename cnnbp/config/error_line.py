@@ -32,14 +32,15 @@ def errors_on_one_line() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        if WANTS_TRACEBACKS or not _is_users(error):
+        if WANTS_TRACEBACKS or not is_users(error):
             raise
         # every process of a run meets the same mistake, and the first one tells it
         is_first = not int(os.environ.get("LOCAL_RANK", 0))
         sys.exit(f"error: {explain(error)}" if is_first else 1)
 
 
-def _is_users(error: Exception) -> bool:
+def is_users(error: Exception) -> bool:
+    """Whether the user can mend it, so that its message is clear without a traceback."""
     # Lightning's class of errors goes by its name: importing it would take seconds
     return (
         isinstance(error, (UserError, OSError, *HYDRA_ERRORS))

@@ -18,6 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 HYDRA_ERRORS = (CompactHydraException, OmegaConfBaseException)
 
+# training adds what they are built with
+PARTIAL_PARTS = ("optimizer", "scheduler")
+
 # Hydra's names of launchers that are optional, and ours, which are those of the extras
 LAUNCHERS = {
     "joblib": "joblib",
@@ -42,9 +45,11 @@ def is_wrong_group_choice(error: BaseException) -> bool:
 
 def how_to_replace(place: str, target: str = "...") -> str:
     """The end of a line about keys that belong to a part's former class."""
+    is_partial = place in PARTIAL_PARTS
+    partial = f"+{place}._partial_=true " if is_partial else ""
     return (
         f"; to put another class in its place give '~{place}' '+{place}._target_={target}' "
-        f"'+{place}.KEY=...', or a config file of your own"
+        f"{partial}'+{place}.KEY=...', or a config file of your own"
     )
 
 

@@ -32,9 +32,8 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 InnerFraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-Pixels = Annotated[float, Field(ge=0, le=28)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-BatchSize = Annotated[int, Field(ge=1, le=60_000)]
+BatchSize = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 # of the batches of an epoch: so many, or a share of them
 Limit = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)]
@@ -49,6 +48,12 @@ def _is_file_name(name: Any) -> Any:
     if is_empty or is_long or not is_allowed:
         raise ValueError(f"must be a file name of at most {LONGEST_NAME_BYTES} bytes")
     return name
+
+
+def _is_path(path: Any) -> Any:
+    if not isinstance(path, str) or not path:
+        raise ValueError("must be the folder or the file of the data set")
+    return path
 
 
 def _as_list(value: Any) -> Any:
@@ -103,16 +108,36 @@ class DataOptions(TypedDict, total=False):
     """`cnnbp.data.datamodule.DataModule`"""
 
     dataset: Annotated[
-        Literal["MNIST", "FashionMNIST", "KMNIST", "QMNIST"], Field(description="data set")
+        Literal["MNIST", "FashionMNIST", "KMNIST", "QMNIST", "CIFAR10"] | Part,
+        Field(description="data set, or a part with _partial_: true"),
     ]
-    root: Annotated[Text, Field(description="folder of a data set that is not in the package")]
+    root: Annotated[
+        Any,
+        AfterValidator(_is_path),
+        Field(description="folder or file of a data set that is not in the package"),
+    ]
     batch_size: Annotated[BatchSize, Field(description="training images in a batch")]
     eval_batch_size: Annotated[BatchSize, Field(description="validation and test images at a time")]
-    val_size: Annotated[
-        int, Field(ge=0, le=59_999, description="training images held out, the last ones")
+    val_size: Annotated[int, Field(ge=0, description="training images held out, the last ones")]
+    folds: Annotated[
+        Annotated[int, Field(ge=2)] | None,
+        Field(description="parts of the training images, of which one is held out"),
     ]
+    fold: Annotated[Annotated[int, Field(ge=0)] | None, Field(description="which part, from 0")]
     seed: Annotated[Seed, Field(description="of the order of the training images")]
     augment: Annotated[Part, Field(description="an augmentation, or {}")]
+
+
+@with_config(OURS)
+class FolderOptions(TypedDict, total=False):
+    """`cnnbp.data.picture_folder.read_folder`"""
+
+    image_size: Annotated[
+        Count | None, Field(description="pixels to crop and scale all pictures to")
+    ]
+    test_share: Annotated[InnerFraction, Field(description="of the pictures of each class")]
+    split_seed: Annotated[Seed, Field(description="of the split and the order")]
+    _partial_: Literal[True]
 
 
 @with_config(OURS)
@@ -120,12 +145,12 @@ class AugmentOptions(TypedDict, total=False):
     """`cnnbp.data.augment.Augment`"""
 
     degrees: Annotated[float, Field(ge=0, le=180, description="largest rotation")]
-    shift: Annotated[Pixels, Field(description="largest shift, in pixels")]
+    shift: Annotated[NotNegative, Field(description="largest shift, in pixels")]
     scale: Annotated[Fraction, Field(description="largest relative change of size")]
     shear: Annotated[float, Field(ge=0, le=80, description="largest shear, in degrees")]
-    elastic: Annotated[Pixels, Field(description="deviation of the distortion, in pixels")]
+    elastic: Annotated[NotNegative, Field(description="deviation of the distortion, in pixels")]
     smoothness: Annotated[Positive, Field(description="of the distortion, in pixels")]
-    erase: Annotated[Pixels, Field(description="longest side of the erased rectangle, in pixels")]
+    erase: Annotated[NotNegative, Field(description="longest side of what is erased, in pixels")]
 
 
 @with_config(OURS)
@@ -135,6 +160,8 @@ class ClassifierOptions(TypedDict, total=False):
     network: Annotated[Part, Field(description="maps images to logits")]
     optimizer: Annotated[Part, Field(description="an optimizer with _partial_: true")]
     scheduler: Annotated[Part, Field(description="a schedule with _partial_: true, or {}")]
+    loss: Annotated[Part, Field(description="maps (logits, labels) to a number, or {}")]
+    metrics: Annotated[Part, Field(description="metrics of torchmetrics by name")]
     label_smoothing: Annotated[Fraction, Field(description="share spread over all classes")]
     channels_last: Annotated[bool, Field(description="memory format of the convolutions")]
     backprop: Annotated[
@@ -167,6 +194,18 @@ class NetworkOptions(TypedDict, total=False):
     head: Annotated[
         Literal["gap", "linear"], Field(description="global average pooling, or a linear layer")
     ]
+    channels: Annotated[Count, Field(description="of the images; default: the data set's")]
+    image_size: Annotated[
+        Count, Field(description="height and width in pixels; default: the data set's")
+    ]
+    classes: Annotated[Count, Field(description="number of logits; default: the data set's")]
+
+
+@with_config(OURS)
+class FocalOptions(TypedDict, total=False):
+    """`cnnbp.training.losses.Focal`"""
+
+    gamma: Annotated[NotNegative, Field(description="how little a sure image counts")]
 
 
 class TorchOptimizerOptions(TypedDict, total=False):
@@ -301,7 +340,11 @@ class HistoryOptions(TypedDict, total=False):
 class DashboardOptions(TypedDict, total=False):
     """`cnnbp.training.callbacks.component_dashboard.Dashboard`"""
 
-    every_n_epochs: Annotated[Count, Field(description="how often pictures are written")]
+    every_n_epochs: Annotated[Count, Field(description="how often anything is written")]
+    pictures: Annotated[
+        Literal["each", "last"],
+        Field(description="pictures and histograms: each such epoch, or the last alone"),
+    ]
     embedding: Annotated[bool, Field(description="last features, for TensorBoard's projector")]
 
 
@@ -378,9 +421,11 @@ class TrainerOptions(TypedDict, total=False):
 # by the part's _target_
 PARTS: dict[str, Any] = {
     "cnnbp.data.datamodule.DataModule": DataOptions,
+    "cnnbp.data.picture_folder.read_folder": FolderOptions,
     "cnnbp.data.augment.Augment": AugmentOptions,
     "cnnbp.training.classifier.Classifier": ClassifierOptions,
     "cnnbp.model.network.Network": NetworkOptions,
+    "cnnbp.training.losses.Focal": FocalOptions,
     "torch.optim.SGD": SGDOptions,
     "torch.optim.Adam": AdamOptions,
     "torch.optim.AdamW": AdamOptions,
@@ -435,16 +480,17 @@ def _explain(error: ValidationError, options: Any, values: dict[str, Any], place
         return f"{name}: no such key; choose {known}"
     # the alternatives of a union each have an error of their own
     same_key = [other for other in others if other["loc"][0] == key]
-    reasons = dict.fromkeys(_reason(detail) for detail in (first, *same_key))
+    reasons = dict.fromkeys(reason_of(detail) for detail in (first, *same_key))
     return f"{name}={values[key]}: must {', or '.join(reasons)}"
 
 
-def _reason(detail: Any) -> str:
+def reason_of(detail: Any) -> str:
     """What pydantic expects, as the end of a sentence that begins with "must"."""
     message = detail["msg"].split(" after validation")[0]
     for start in ("Value error, must ", "Input should ", "List should ", "Value should "):
         message = message.removeprefix(start)
     message = message.replace("have at least", "be a list of at least")
     message = message.replace("have at most", "be a list of at most")
-    index = detail["loc"][-1]
+    # a value that is checked by itself has no place
+    index = detail["loc"][-1] if detail["loc"] else None
     return f"{message} at index {index}" if isinstance(index, int) else message

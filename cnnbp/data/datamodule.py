@@ -1,28 +1,45 @@
 """A data set as a LightningDataModule: its splits on the device, and their preparation."""
 
 from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from cnnbp.data import user_pictures
 from cnnbp.data.batches import Batches
-from cnnbp.data.datasets import DATASETS
+from cnnbp.data.datasets import DATASETS, DataSet
+from cnnbp.data.picture_files import as_image, open_picture
 from cnnbp.errors import UserError
+
+# maps the folder or file that `data.root` names to a data set
+Source = Callable[[Path], DataSet]
+# labels that are not in order by chance
+FEWEST_SORTED = 20
+# facts that a run relies on; the others are words about them
+MEASURED = ("class_names", "mean", "std", "channels", "image_size")
 
 
 class DataModule(LightningDataModule):
     """Training, validation and test images of a data set, on the device of the trainer.
 
     Args:
-        dataset: a key of `DATASETS`; MNIST is in the package, torchvision downloads the others.
-        root: the folder of a data set that is not part of the package.
+        dataset: a key of `DATASETS`, of which MNIST is in the package and torchvision downloads the
+            others; or a function that maps `root` to a data set of your own, or that data set.
+        root: the folder or file of a data set that is not part of the package.
         batch_size: training images a step, over all processes.
         eval_batch_size: images at a time in validation and test, over all processes.
         val_size: how many training images to hold out, the last ones for every seed: MNIST is
             stored writer by writer, so that these are of other writers than the training images,
             as the test images are. With 0 the test set is evaluated after each epoch instead, and
             nothing may be selected by it.
+        folds, fold: cut the training images into so many parts, in their stored order, and hold
+            out the part with this number, from 0, in the place of the last ones.
         augment: maps training images (N, C, H, W), float32 in [0, 255], to the same.
 
     Raises:
@@ -31,19 +48,23 @@ class DataModule(LightningDataModule):
 
     def __init__(
         self,
-        dataset: str = "MNIST",
+        dataset: str | DataSet | Source = "MNIST",
         root: str = "data",
         batch_size: int = 128,
         eval_batch_size: int = 250,
         val_size: int = 0,
+        folds: int | None = None,
+        fold: int | None = None,
         seed: int = 1,
         augment: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__()
-        if dataset not in DATASETS:
+        if isinstance(dataset, str) and dataset not in DATASETS:
             raise UserError(f"data.dataset={dataset}: must be one of {', '.join(DATASETS)}")
-        self.dataset, self.root = DATASETS[dataset], root
+        self.source = DATASETS[dataset] if isinstance(dataset, str) else dataset
+        self.root = root
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
+        self.folds, self.fold = folds, fold
         self.seed, self.augment = seed, augment
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}
         self.repeat_first_epoch = False
@@ -51,28 +72,107 @@ class DataModule(LightningDataModule):
     @property
     def epoch_stage(self) -> str:
         """Which split is evaluated after each epoch, "val" or "test"."""
-        return "val" if self.val_size else "test"
+        return "val" if self.val_size or self.folds else "test"
+
+    @cached_property
+    def dataset(self) -> DataSet:
+        """The facts of the data set; of a restored run those that it was trained with."""
+        return self._open()
+
+    def _open(self) -> DataSet:
+        if isinstance(self.source, DataSet):
+            return self.source
+        dataset = self.source(Path(self.root).expanduser())
+        if not isinstance(dataset, DataSet):
+            raise UserError(
+                f"data.dataset={self.source}: gave {type(dataset).__name__}; "
+                "must be a function that maps a path to a cnnbp.data.datasets.DataSet"
+            )
+        return dataset
+
+    def state_dict(self) -> dict[str, Any]:
+        """The facts of the data set, for a checkpoint."""
+        return {"dataset": self.dataset.facts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the facts of a checkpoint.
+
+        Raises:
+            UserError: the data set that is there has other ones.
+        """
+        stored = state.get("dataset")
+        # written before checkpoints had them
+        if stored is None:
+            return
+        if "dataset" not in vars(self):
+            self.dataset = DataSet.from_facts(stored, self._read_as_trained)
+            return
+        for name, value in self.dataset.facts.items():
+            if name in MEASURED and stored.get(name) != value:
+                raise UserError(
+                    f"data.root={self.root}: has changed since this run began "
+                    f"({name}: {stored.get(name)} -> {value}); give another name="
+                )
+
+    def _read_as_trained(self, root: Path) -> list[np.ndarray]:
+        """Read the images of a restored run, whose classes may be others by now."""
+        dataset = self._open()
+        if dataset.class_names != self.dataset.class_names:
+            raise UserError(
+                f"data.root={self.root}: has the classes {', '.join(dataset.class_names)}; "
+                f"the run was trained on {', '.join(self.dataset.class_names)}"
+            )
+        return dataset.read(root)
 
     def setup(self, stage: str) -> None:
         # Lightning asks before each stage, and commands ask by themselves
-        if self.splits:
-            return
-        data = self.dataset.load(self.root)
-        if self.val_size >= len(data.train_labels):
-            raise UserError(
-                f"data.val_size={self.val_size}: must be less than the "
-                f"{len(data.train_labels)} training images"
-            )
-        kept = len(data.train_labels) - self.val_size
-        self.splits = {
-            "train": (data.train_images[:kept], data.train_labels[:kept]),
-            "val": (data.train_images[kept:], data.train_labels[kept:]),
-            "test": (data.test_images, data.test_labels),
-        }
+        if not self.splits:
+            self.splits = self._split()
         if self.trainer:
             device = self.trainer.strategy.root_device
             for name, (images, labels) in self.splits.items():
                 self.splits[name] = images.to(device), labels.to(device)
+
+    def _split(self) -> dict[str, tuple[Tensor, Tensor]]:
+        data = self.dataset.load(self.root)
+        images, labels = data.train_images, data.train_labels
+        held_out = self._held_out(len(labels))
+        if held_out.start < held_out.stop and _is_sorted(labels):
+            raise UserError(
+                f"data.root={self.root}: the training images are stored class by class, so that "
+                "those held out would be of few classes; store them shuffled"
+            )
+        return {
+            "train": (_without(images, held_out), _without(labels, held_out)),
+            "val": (images[held_out], labels[held_out]),
+            "test": (data.test_images, data.test_labels),
+        }
+
+    def _held_out(self, images: int) -> slice:
+        """Which of so many training images are held out."""
+        if self.folds is None:
+            if self.fold is not None:
+                raise UserError(f"data.fold={self.fold}: give data.folds=N, of which it is one")
+            if self.val_size >= images:
+                raise UserError(
+                    f"data.val_size={self.val_size}: must be less than the {images} training images"
+                )
+            return slice(images - self.val_size, images)
+        if self.val_size:
+            raise UserError(
+                f"data.val_size={self.val_size}: data.folds says what is held out; "
+                "give data.val_size=0"
+            )
+        if self.folds > images:
+            raise UserError(
+                f"data.folds={self.folds}: must be at most the {images} training images"
+            )
+        if self.fold is None or not 0 <= self.fold < self.folds:
+            raise UserError(f"data.fold={self.fold}: must be from 0 to {self.folds - 1}")
+        return slice(
+            self.fold * images // self.folds,
+            (self.fold + 1) * images // self.folds,
+        )
 
     def batches(self, split: str) -> Batches:
         """The batches of "train", "val" or "test"; only the training split is shuffled."""
@@ -92,12 +192,45 @@ class DataModule(LightningDataModule):
         return Batches(*self.splits[split], size, seed, rank, world_size, self.repeat_first_epoch)
 
     def test_image(self, index: int) -> tuple[Tensor, int]:
-        """The test image (28, 28), uint8, at `index`, and its label."""
+        """The test image (H, W) or (C, H, W), uint8, at `index`, and its label."""
         self.setup("test")
         images, labels = self.splits["test"]
         if not 0 <= index < len(labels):
             raise UserError(f"--index {index}: must be from 0 to {len(labels) - 1}, a test image")
         return images[index], int(labels[index])
+
+    def read_picture(self, path: str | Path) -> Tensor:
+        """Read a user's picture as an image like those of the data set.
+
+        Returns:
+            (H, W) or (C, H, W), uint8.
+
+        Raises:
+            UserError: names the file that cannot be read as such an image.
+        """
+        if self.dataset.is_ink_on_paper:
+            return user_pictures.load(path)
+        picture = open_picture(path)
+        try:
+            return self.as_stored(picture)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    def as_stored(self, picture: Image.Image) -> Tensor:
+        """Turn a picture into an image like those of the data set.
+
+        Returns:
+            (H, W) or (C, H, W), uint8.
+
+        Raises:
+            UserError: there is no digit on it, or its values cannot be those of such an image.
+        """
+        if self.dataset.is_ink_on_paper:
+            return user_pictures.prepare(picture)
+        channels = self.dataset.channels
+        if channels not in (1, 3):
+            raise UserError(f"a picture has 1 or 3 channels, an image of this data set {channels}")
+        return torch.from_numpy(as_image(picture, channels, self.dataset.image_size))
 
     def train_dataloader(self) -> Batches:
         return self.batches("train")
@@ -140,5 +273,28 @@ class DataModule(LightningDataModule):
         return images.to(dtype)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Map pixels in [0, 255] to mean 0 and standard deviation 1 over the training images."""
-        return (pixels - 255 * self.dataset.mean) / (255 * self.dataset.std)
+        """Map pixels (N, C, H, W) in [0, 255] to mean 0 and standard deviation 1.
+
+        These are the mean and the deviation of each channel over the training images.
+        """
+        mean, std = self.dataset.mean, self.dataset.std
+        if len(mean) == 1:
+            return (pixels - 255 * mean[0]) / (255 * std[0])
+        # by numbers alone: a tensor would have to follow the images to their device and dtype
+        channels = []
+        for channel, (own_mean, own_std) in enumerate(zip(mean, std, strict=True)):
+            channels.append((pixels[:, channel] - 255 * own_mean) / (255 * own_std))
+        return torch.stack(channels, 1)
+
+
+def _is_sorted(labels: Tensor) -> bool:
+    """Whether images are stored class by class; a few may be so by chance."""
+    return len(labels) >= FEWEST_SORTED and bool((labels.diff() >= 0).all())
+
+
+def _without(values: Tensor, held_out: slice) -> Tensor:
+    """The values before and after those that are held out."""
+    if held_out.stop == len(values):
+        # no copy
+        return values[: held_out.start]
+    return torch.cat([values[: held_out.start], values[held_out.stop :]])

@@ -3,15 +3,16 @@
 import hashlib
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cnnbp.data.cifar_files import read_or_download_cifar10
 from cnnbp.data.idx_files import MNIST_FILES, QMNIST_FILES, read_or_download
 from cnnbp.errors import UserError
 
@@ -24,7 +25,10 @@ DIGITS = tuple("0123456789")
 
 
 class Images(NamedTuple):
-    """A data set in memory: images uint8 (N, H, W), labels int64 (N,) in [0, number of classes)."""
+    """A data set in memory: images uint8 and labels int64 (N,) in [0, number of classes).
+
+    Grey images are (N, S, S), others (N, C, S, S).
+    """
 
     train_images: Tensor
     train_labels: Tensor
@@ -42,8 +46,11 @@ class DataSet:
         description: what the images show.
         notice: author and licence, as the licence asks to name them.
         class_names: by label.
-        mean, std: over all training pixels, scaled to [0, 1].
+        mean, std: of each channel, over all training pixels, scaled to [0, 1].
         read: reads the arrays of `Images` in their order, from the folder that `data.root` names.
+        image_size: height and width of the images, in pixels.
+        is_ink_on_paper: whether a user's picture is searched for ink, as digits are; else it is
+            taken as it is, and only scaled.
     """
 
     name: str
@@ -51,11 +58,49 @@ class DataSet:
     description: str
     notice: str
     class_names: tuple[str, ...]
-    mean: float
-    std: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     read: Callable[[Path], list[np.ndarray]]
     channels: int = 1
     image_size: int = 28
+    is_ink_on_paper: bool = False
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of an image (C, S, S)."""
+        return self.channels, self.image_size, self.image_size
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All but `read`, as plain data that a checkpoint can hold."""
+        facts = {}
+        for field in fields(self):
+            if field.name != "read":
+                value = getattr(self, field.name)
+                facts[field.name] = list(value) if isinstance(value, tuple) else value
+        return facts
+
+    @classmethod
+    def from_facts(
+        cls, facts: dict[str, Any], read: Callable[[Path], list[np.ndarray]]
+    ) -> "DataSet":
+        """The data set that `facts` describe.
+
+        Raises:
+            UserError: they are not the facts of a data set.
+        """
+        values: dict[str, Any] = {}
+        for name, value in facts.items():
+            values[name] = tuple(value) if isinstance(value, list) else value
+        try:
+            return cls(**values, read=read)
+        except TypeError as error:
+            raise UserError(f"the checkpoint's data set cannot be read ({error})") from None
 
     def load(self, root: str | Path) -> Images:
         """Read all images into memory; what is not in `root` is downloaded there.
@@ -75,14 +120,14 @@ class DataSet:
         )
 
     def _check(self, images: np.ndarray, labels: np.ndarray, part: str) -> None:
-        side = self.image_size
-        if len(labels) == 0 or images.shape != (len(labels), side, side):
+        wanted = self.image_shape[1:] if self.channels == 1 else self.image_shape
+        if len(labels) == 0 or images.shape != (len(labels), *wanted):
             shape = " x ".join(map(str, images.shape))
             raise UserError(
                 f"data={self.choice}: {len(labels)} {part} labels for {shape} images; "
-                f"must be as many images, {side} x {side}"
+                f"must be as many images, {' x '.join(map(str, wanted))}"
             )
-        highest = len(self.class_names) - 1
+        highest = self.classes - 1
         if labels.min() < 0 or labels.max() > highest:
             raise UserError(
                 f"data={self.choice}: {part} labels from {labels.min()} to {labels.max()}; "
@@ -140,9 +185,10 @@ MNIST = DataSet(
     notice="Yann LeCun, Corinna Cortes and Christopher J. C. Burges, CC BY-SA 3.0 "
     "(https://creativecommons.org/licenses/by-sa/3.0/)",
     class_names=DIGITS,
-    mean=0.1307,
-    std=0.3081,
+    mean=(0.1307,),
+    std=(0.3081,),
     read=_mnist,
+    is_ink_on_paper=True,
 )
 FASHION_MNIST = DataSet(
     name="FashionMNIST",
@@ -161,9 +207,10 @@ FASHION_MNIST = DataSet(
         "bag",
         "ankle boot",
     ),
-    mean=0.2860,
-    std=0.3530,
+    mean=(0.2860,),
+    std=(0.3530,),
     read=_fashion_mnist,
+    is_ink_on_paper=True,
 )
 KMNIST = DataSet(
     name="KMNIST",
@@ -173,9 +220,10 @@ KMNIST = DataSet(
     "and others), doi:10.20676/00000341, CC BY-SA 4.0 "
     "(https://creativecommons.org/licenses/by-sa/4.0/)",
     class_names=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
-    mean=0.1918,
-    std=0.3483,
+    mean=(0.1918,),
+    std=(0.3483,),
     read=_kmnist,
+    is_ink_on_paper=True,
 )
 QMNIST = DataSet(
     name="QMNIST",
@@ -183,8 +231,33 @@ QMNIST = DataSet(
     description="handwritten digits",
     notice="Facebook, Inc., BSD (https://github.com/facebookresearch/qmnist)",
     class_names=DIGITS,
-    mean=0.1307,
-    std=0.3081,
+    mean=(0.1307,),
+    std=(0.3081,),
     read=_qmnist,
+    is_ink_on_paper=True,
 )
-DATASETS = {dataset.name: dataset for dataset in (MNIST, FASHION_MNIST, KMNIST, QMNIST)}
+CIFAR10 = DataSet(
+    name="CIFAR10",
+    choice="cifar10",
+    description="photographs of vehicles and animals",
+    notice="Alex Krizhevsky, Vinod Nair and Geoffrey Hinton, without a licence "
+    "(https://www.cs.toronto.edu/~kriz/cifar.html)",
+    class_names=(
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    read=read_or_download_cifar10,
+    channels=3,
+    image_size=32,
+)
+DATASETS = {dataset.name: dataset for dataset in (MNIST, FASHION_MNIST, KMNIST, QMNIST, CIFAR10)}

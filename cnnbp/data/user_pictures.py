@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from cnnbp.errors import UserError
+from cnnbp.files import refuse_pipe
 
 # sides of MNIST's pictures, and of the box that the ink fits
 FIELD, BOX = 28, 20
@@ -30,6 +31,7 @@ def load(path: str | Path) -> Tensor:
         UserError: names the file; it is not a picture, too large to be one of a digit, damaged or
             blank.
     """
+    refuse_pipe(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -169,8 +169,13 @@ def mistake_sheet(
 
 
 def _as_picture(image: Tensor) -> Image.Image:
-    """An image (C, H, W) of any range: grey ones as ink on paper, colours as they are."""
+    """An image (C, H, W) of any range: grey ones as ink on paper, colours as they are.
+
+    Channels that are not red, green and blue are averaged.
+    """
     values = to_gray(image.float())
+    if len(values) not in (1, 3):
+        values = values.mean(0, keepdim=True)
     if len(values) == 1:
         values = 1 - values.expand(3, -1, -1)
     pixels = values.mul(255).to(torch.uint8).permute(1, 2, 0)

@@ -158,9 +158,9 @@ def batch_norm(
         unbiased = variance * count / (count - 1)
         running_mean += momentum * (mean.flatten() - running_mean)
         running_var += momentum * (unbiased.flatten() - running_var)
-        return normalise_by_batch(x, weight, bias, eps)
+        return _normalise(x, mean, variance, weight, bias, eps, _batch_mean)
     mean, variance = _per_channel(running_mean), _per_channel(running_var)
-    return _normalise(x, mean, variance, weight, bias, eps, torch.zeros_like)
+    return _normalise(x, mean, variance, weight, bias, eps, _mean_of_constants)
 
 
 def normalise_by_batch(
@@ -177,6 +177,11 @@ def _batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _batch_mean(values: Tensor) -> Tensor:
     return values.mean((0, 2, 3), keepdim=True)
+
+
+def _mean_of_constants(values: Tensor) -> Tensor:
+    """What running statistics put in the place of both means in dx: nothing, as constants."""
+    return torch.zeros_like(values)
 
 
 def group_norm(
@@ -210,8 +215,7 @@ def _normalise(
 ) -> tuple[Tensor, Backward]:
     """Give x mean 0 and variance 1 where `mean` and `variance` are its own.
 
-    `average` takes the mean that `mean` and `variance` were computed with; it returns 0 where they
-    do not depend on x.
+    `average` takes the means in dx, over the elements that `mean` and `variance` come from.
     """
     deviation = (variance + eps).sqrt()
     x_hat = (x - mean) / deviation
@@ -374,9 +378,9 @@ class Record:
 def forward(
     network: nn.Module, images: Tensor, labels: Tensor, label_smoothing: float = 0.0
 ) -> list[Record]:
-    """Send images (N, 1, 28, 28) and labels (N,) through a `Network`, and record each component.
+    """Send images (N, C, H, W) and labels (N,) through a `Network`, and record each component.
 
-    The last record's input are the logits (N, 10) and its output is the loss (). In training mode
+    The last record's input are the logits (N, K) and its output is the loss (). In training mode
     running statistics move and masks are drawn as in the network's own forward.
 
     Raises:
@@ -428,7 +432,7 @@ def backward(records: list[Record]) -> tuple[dict[str, Tensor], Tensor]:
     """Follow the records back by the chain rule, starting from d loss / d loss = 1.
 
     Fills each record's `gradient`; returns each parameter's by its state-dict name, and the images'
-    (N, 1, 28, 28).
+    (N, C, H, W).
     """
     gradients: dict[str, Tensor] = {}
     dy = torch.ones_like(records[-1].output)
@@ -445,7 +449,7 @@ def backward(records: list[Record]) -> tuple[dict[str, Tensor], Tensor]:
 def loss_and_logits(
     network: nn.Module, images: Tensor, labels: Tensor, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss () and the logits (N, 10); `loss.backward()` computes the gradients by hand.
+    """Return the loss () and the logits (N, K); `loss.backward()` computes the gradients by hand.
 
     Works in the parameters' precision, also under autocast. The logits take no part in
     differentiation, and the gradients cannot be differentiated again.

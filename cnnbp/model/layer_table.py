@@ -1,5 +1,6 @@
 """The table of layers, measured on a real forward pass, in the format of torchsummary."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +44,7 @@ class Layer:
 
 
 def measure(network: nn.Module, image: torch.Tensor) -> list[Layer]:
-    """Run `image` (1, 1, 28, 28) through the network; describe its leaves in order of execution."""
+    """Run `image` (1, C, H, W) through the network; describe its leaves in order of execution."""
     layers: list[Layer] = []
 
     def describe(name: str) -> Callable[..., None]:
@@ -104,8 +105,13 @@ def _taps(module: nn.Module) -> int:
     return 0
 
 
-def table(layers: list[Layer], wide: bool = False) -> str:
-    """Lay the layers out as torchsummary does; `wide` adds receptive field, jump and MACs."""
+def table(layers: list[Layer], wide: bool = False, image_shape: Sequence[int] = (1, 28, 28)) -> str:
+    """Lay the layers out as torchsummary does.
+
+    Args:
+        wide: add receptive field, jump and MACs.
+        image_shape: of the network's input (C, H, W).
+    """
     rule = WIDE_RULE if wide else RULE
     lines = ["-" * rule, _line(WIDE_HEADS if wide else HEADS), "=" * rule]
     for number, layer in enumerate(layers, 1):
@@ -123,7 +129,7 @@ def table(layers: list[Layer], wide: bool = False) -> str:
     ]
     if wide:
         lines.append(f"Total multiply-accumulates: {sum(layer.macs for layer in layers):,}")
-    lines += ["-" * rule, *_sizes(layers, total), "-" * rule]
+    lines += ["-" * rule, *_sizes(layers, total, image_shape), "-" * rule]
     return "\n".join(lines)
 
 
@@ -132,10 +138,10 @@ def _line(cells: Sequence[str]) -> str:
     return " ".join(shown)
 
 
-def _sizes(layers: list[Layer], parameters: int) -> list[str]:
+def _sizes(layers: list[Layer], parameters: int, image_shape: Sequence[int]) -> list[str]:
     """Estimate the memory for one image as torchsummary does, in MiB though it says MB."""
     values = sum(torch.Size(layer.shape).numel() for layer in layers)
-    image = 28 * 28 * VALUE_BYTES / MEBIBYTE
+    image = math.prod(image_shape) * VALUE_BYTES / MEBIBYTE
     # each output counts twice, once for its gradient
     outputs = 2 * values * VALUE_BYTES / MEBIBYTE
     weights = parameters * VALUE_BYTES / MEBIBYTE

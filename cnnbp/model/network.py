@@ -1,4 +1,4 @@
-"""The published network: 19,866 parameters, images (N, 1, 28, 28) to logits (N, 10)."""
+"""The published network: 19,866 parameters on grey images of 28 x 28 pixels and ten classes."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,6 +12,10 @@ from cnnbp.model.dropout import Dropout
 
 # kernel size, stride and padding of the five blocks
 BLOCKS = ((5, 1, 1), (3, 1, 1), (3, 2, 1), (3, 2, 1), (3, 1, 1))
+# of the convolution to the classes
+LAST_KERNEL = 3
+# height and width in pixels that leave one pixel to the head
+SMALLEST_IMAGE = 11
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -33,7 +37,7 @@ NORMS = {"batch": nn.BatchNorm2d, "group": _group_norm}
 
 
 class Network(nn.Module):
-    """Five blocks conv -> activation -> norm -> dropout, a 3x3 convolution to ten channels, a head.
+    """Five blocks conv -> activation -> norm -> dropout, a 3x3 convolution to K channels, a head.
 
     Args:
         widths: output channels of the five blocks.
@@ -42,7 +46,11 @@ class Network(nn.Module):
         norm: a key of `NORMS`, or "none".
         order: "activation_norm" (as published) or "norm_activation" (the usual order).
         head: "gap", global average pooling (as published), or "linear", a fully connected layer
-            from the 5x5 maps, written as the equivalent 5x5 convolution: 2,510 parameters more.
+            from the last maps, written as the equivalent convolution: with the published shapes
+            the maps are 5x5 and it has 2,510 parameters more.
+        channels: C, of the images.
+        image_size: S, their height and width in pixels.
+        classes: K.
 
     Raises:
         UserError: names the argument, its value and what is allowed.
@@ -56,6 +64,9 @@ class Network(nn.Module):
         norm: str = "batch",
         order: str = "activation_norm",
         head: str = "gap",
+        channels: int = 1,
+        image_size: int = 28,
+        classes: int = 10,
     ):
         super().__init__()
         check(
@@ -67,6 +78,9 @@ class Network(nn.Module):
                 "norm": norm,
                 "order": order,
                 "head": head,
+                "channels": channels,
+                "image_size": image_size,
+                "classes": classes,
             },
         )
         if norm == "group" and any(width % GROUPS for width in widths):
@@ -74,24 +88,43 @@ class Network(nn.Module):
                 f"widths={widths}: must be multiples of {GROUPS} for group normalisation"
             )
         blocks = []
-        inputs = 1
+        inputs = channels
         for geometry, outputs, rate in zip(BLOCKS, widths, [*dropout, 0], strict=True):
             blocks.append(_block(inputs, outputs, geometry, rate, activation, norm, order))
             inputs = outputs
         self.conv1 = nn.Sequential(blocks[0], blocks[1])
         self.conv2, self.conv3, self.conv4 = blocks[2:]
-        self.conv5 = nn.Conv2d(inputs, 10, kernel_size=3)
+        self.conv5 = nn.Conv2d(inputs, classes, kernel_size=LAST_KERNEL)
+        side = _last_side(image_size)
         if head == "gap":
-            self.gap = nn.AvgPool2d(kernel_size=5)
+            self.gap = nn.AvgPool2d(kernel_size=side)
         else:
-            self.linear = nn.Conv2d(10, 10, kernel_size=5)
+            self.linear = nn.Conv2d(classes, classes, kernel_size=side)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (N, 1, 28, 28) to logits (N, 10)."""
+        """Map normalised images (N, C, S, S) to logits (N, K)."""
         x = images
         for part in self.children():
             x = part(x)
         return x.flatten(1)
+
+
+def _last_side(image_size: int) -> int:
+    """The height and width of the maps that the head gets, in pixels.
+
+    Raises:
+        UserError: nothing is left of images that are so small.
+    """
+    side = image_size
+    for kernel, stride, padding in BLOCKS:
+        side = (side + 2 * padding - kernel) // stride + 1
+    side -= LAST_KERNEL - 1
+    if side < 1:
+        raise UserError(
+            f"image_size={image_size}: too small for this network, which needs "
+            f"{SMALLEST_IMAGE} pixels or more"
+        )
+    return side
 
 
 class FusedBlock(nn.Sequential):

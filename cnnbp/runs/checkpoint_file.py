@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.plugins import CheckpointIO
 
 from cnnbp.errors import UserError
-from cnnbp.files import replacing
+from cnnbp.files import refuse_pipe, replacing
 from cnnbp.runs.run_record import CHECKPOINTS, LAST, PREVIOUS
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, damaged, or no checkpoint of this project.
     """
+    refuse_pipe(path)
     try:
         content = Path(path).read_bytes()
         with zipfile.ZipFile(io.BytesIO(content)) as archive:

@@ -14,31 +14,38 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from cnnbp.errors import UserError, on_one_line
+from cnnbp.config.error_line import WANTS_TRACEBACKS, is_users
+from cnnbp.config.hydra_errors import explain
+from cnnbp.errors import UserError
 from cnnbp.files import remove_parts, replacing
-from cnnbp.runs.run_lock import RunLock
+from cnnbp.runs.event_files import merge_event_files
+from cnnbp.runs.run_lock import InUse, RunLock
 from cnnbp.runs.run_record import (
     CHECKPOINTS,
     CONFIG,
     ERROR,
     HYDRA,
     HYDRA_CONFIG,
+    KEYS_OF_THE_COMMAND,
     LAST,
     OVERRIDES,
     PREVIOUS,
     RESULT,
+    TRACKERS,
     RunRecord,
 )
 
 log = logging.getLogger(__name__)
 
-# keys that say how a command runs, not what it trains
-KEYS_OF_THE_COMMAND = ("jobs", "overwrite")
+# written by a sweep when it starts
+MULTIRUN = "multirun.yaml"
+# the return value of a job that another process of the sweep trains, or has seen failing
+LEFT_TO_OTHERS = "left to another process"
 
 # what a directory below outputs/ can be: the file that shows it, and the command that continues it
 KINDS = {
     "single run": (HYDRA, "train.py without -m"),
-    "sweep": ("multirun.yaml", "train.py -m"),
+    "sweep": (MULTIRUN, "train.py -m"),
     "study": ("trial-*", "python -m cnnbp search"),
 }
 
@@ -52,6 +59,10 @@ def refuse_another_kind(directory: Path, own: str) -> None:
                 f"{shown} is the directory of a {kind}; "
                 f"give another name=, or continue it by {command}"
             )
+
+
+class FailedElsewhere(UserError):
+    """Another process of the sweep has tried this job since the sweep was started here."""
 
 
 class RunDirectory:
@@ -79,6 +90,17 @@ class RunDirectory:
         if HydraConfig.get().mode == RunMode.RUN:
             refuse_another_kind(self.path, "single run")
         self._lock.acquire()
+        try:
+            self._prepare()
+        except Exception:
+            # other processes of the sweep wait for it
+            self._lock.release()
+            raise
+        return self
+
+    def _prepare(self) -> None:
+        """Leave in the directory what this command may continue, the lock being held."""
+        self._refuse_failed_elsewhere()
         self._settle_overwrite()
         self.path.mkdir(parents=True, exist_ok=True)
         self._is_new = not os.listdir(self.path)
@@ -96,7 +118,6 @@ class RunDirectory:
         self.finished = RunRecord(self.path).is_finished
         if self.finished:
             log.info("%s is finished: %s", self._shown_path, self._score_text())
-        return self
 
     def __exit__(
         self,
@@ -107,7 +128,7 @@ class RunDirectory:
         self._settle_overwrite()
         is_job = HydraConfig.get().mode == RunMode.MULTIRUN
         if is_job and isinstance(error, Exception):
-            self.write_error(on_one_line(error))
+            self.write_error(_reason(error))
         elif error and self._is_new and not self.has_checkpoint:
             shutil.rmtree(self.path, ignore_errors=True)
         was_stopped = error is not None and not isinstance(error, Exception)
@@ -131,6 +152,7 @@ class RunDirectory:
     def start(self) -> None:
         """Write the config and the overrides to .hydra/."""
         (self.path / ERROR).unlink(missing_ok=True)
+        merge_event_files(self.path)
         (self.path / HYDRA).mkdir(exist_ok=True)
         hydra = HydraConfig.get()
         # with the name that `${now:...}` gave, so that the same run can be asked for again
@@ -152,6 +174,12 @@ class RunDirectory:
             json.dump(result, file, indent=2)
         log.info("%s; everything of this run is in %s", self._score_text(), self._shown_path)
 
+    def keep_trackers(self, ids: dict[str, str]) -> None:
+        """Store the ids of tracker runs, in which a continued run goes on."""
+        if ids and ids != RunRecord(self.path).trackers:
+            with replacing(self.path / TRACKERS) as file:
+                json.dump(ids, file, indent=2)
+
     def write_error(self, reason: str) -> None:
         """Store why the run has no result."""
         with replacing(self.path / ERROR) as file:
@@ -168,8 +196,17 @@ class RunDirectory:
         return result["val_accuracy"] if "val_accuracy" in result else result["accuracy"]
 
     def _score_text(self) -> str:
-        split = "validation" if self.config.data.val_size else "test"
+        result = RunRecord(self.path).result or {}
+        split = "validation" if "val_accuracy" in result else "test"
         return f"{split} accuracy {self.score():.2%}"
+
+    def _refuse_failed_elsewhere(self) -> None:
+        """Do not try what another process of this sweep has just seen failing."""
+        error, sweep = self.path / ERROR, self.path.parent / MULTIRUN
+        if HydraConfig.get().mode != RunMode.MULTIRUN or not (error.exists() and sweep.exists()):
+            return
+        if error.stat().st_mtime > sweep.stat().st_mtime:
+            raise FailedElsewhere(error.read_text().strip())
 
     def _refuse_another_config(self) -> None:
         record = RunRecord(self.path)
@@ -220,6 +257,9 @@ class FurtherProcess(RunDirectory):
     def finish(self, result: dict[str, Any]) -> None:
         return
 
+    def keep_trackers(self, ids: dict[str, str]) -> None:
+        return
+
     def score(self) -> None:
         return
 
@@ -236,16 +276,28 @@ def open_run(config: DictConfig) -> RunDirectory:
 
 @contextmanager
 def job_failures() -> Iterator[list[str]]:
-    """Let a job of a multirun fail without stopping the others; its error goes into the list."""
+    """Let a job of a multirun fail without stopping the others; its error goes into the list.
+
+    For a job that another process of the sweep has taken, the list holds `LEFT_TO_OTHERS`.
+    """
     failures: list[str] = []
     try:
         yield failures
     except Exception as error:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise
-        # only a mistake of the user is clear without its traceback
-        log.error("%s", error, exc_info=None if isinstance(error, UserError) else error)
-        failures.append(on_one_line(error))
+        if isinstance(error, (InUse, FailedElsewhere)):
+            failures.append(LEFT_TO_OTHERS)
+            return
+        is_clear = is_users(error) and not WANTS_TRACEBACKS
+        log.error("%s", explain(error), exc_info=None if is_clear else error)
+        failures.append(_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """The kind of an error, and what it means for the user."""
+    kind, message = type(error).__name__, explain(error)
+    return f"{kind}: {message}" if message else kind
 
 
 def refuse_several_processes(config: DictConfig) -> None:

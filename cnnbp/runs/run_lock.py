@@ -46,6 +46,17 @@ class RunLock:
         now = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
         self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
 
+    def is_held(self) -> bool:
+        """Whether a living process has the lock; what a dead one left of it is removed."""
+        if not Path(self._lock.lock_file).exists():
+            return False
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        self.release()
+        return False
+
     def release(self) -> None:
         """Let go of the lock, and leave nothing of it."""
         self._holder.unlink(missing_ok=True)

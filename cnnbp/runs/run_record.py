@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -19,16 +18,6 @@ from cnnbp.errors import UserError
 
 # below checkpoints/; where the last is damaged or missing, the one before it is used
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-# what the model and the data of a run may be built from
-CODE = (
-    "cnnbp.model.network.",
-    "cnnbp.data.augment.",
-    "cnnbp.data.datamodule.",
-    "cnnbp.training.classifier.",
-    "cnnbp.training.muon.",
-    "cnnbp.training.schedules.",
-    "torch.optim.",
-)
 
 # below a run directory
 HYDRA = ".hydra"
@@ -38,8 +27,11 @@ CONFIG, OVERRIDES, HYDRA_CONFIG = (
     f"{HYDRA}/hydra.yaml",
 )
 RESULT, METRICS, ERROR, CHECKPOINTS = "result.json", "metrics.csv", "error.txt", "checkpoints"
+TRACKERS = "trackers.json"
+# keys that say how a command runs, not what it trains
+KEYS_OF_THE_COMMAND = ("jobs", "overwrite")
 # keys that runs of one recipe may differ by
-VARYING = ("seed", "name", "run_dir", "jobs", "overwrite")
+VARYING = ("seed", "data.fold", "name", "run_dir", *KEYS_OF_THE_COMMAND)
 
 
 class RunRecord:
@@ -126,7 +118,14 @@ class RunRecord:
         if not self.exists:
             return str(self.path)
         kept = {key: value for key, value in self.values.items() if key not in VARYING}
-        return json.dumps(kept, sort_keys=True)
+        data = dict(_nested(kept, "data"))
+        data.pop("fold", None)
+        return json.dumps(kept | {"data": data}, sort_keys=True)
+
+    @property
+    def fold(self) -> int | None:
+        """Which part of the training images the run held out, as `data.fold` says."""
+        return _nested(self.values, "data").get("fold")
 
     @cached_property
     def result(self) -> dict[str, Any] | None:
@@ -143,6 +142,12 @@ class RunRecord:
             return f"{RESULT} cannot be read"
         reason = self.path / ERROR
         return _read_text(reason).strip() if reason.exists() else "unfinished"
+
+    @cached_property
+    def trackers(self) -> dict[str, str]:
+        """The id of the run of each experiment tracker, by the tracker's package."""
+        content = _mapping(self.path / TRACKERS)
+        return {str(name): str(own) for name, own in content.items()}
 
     @cached_property
     def metrics(self) -> list[dict[str, str]]:
@@ -173,31 +178,12 @@ def command_of(record: Path) -> str | None:
     if not isinstance(overrides, list):
         return None
     # a job of a sweep is repeated in its place by -m, too
-    multirun = ["-m"] if hydra.get("mode") == "MULTIRUN" else []
-    return shlex.join(["python", "train.py", *multirun, *map(str, overrides)])
-
-
-def refuse_unknown_code(run: RunRecord, part: DictConfig) -> None:
-    """Raise a UserError where building a part would call anything that is not in `CODE`.
-
-    The run directory may be somebody else's.
-    """
-    for target in _targets(OmegaConf.to_container(part, resolve=True)):
-        # by its name, and by where it was written: a module also has what it imports
-        if not str(target).startswith(CODE) or not _module_of(str(target)).startswith(CODE):
-            raise UserError(
-                f"{run.path / CONFIG}: would run {target}, which is not allowed here; "
-                f"allowed: {', '.join(CODE)}"
-            )
-
-
-def _module_of(target: str) -> str:
-    """Where a class or a function was written, with a dot at the end."""
-    try:
-        return f"{get_object(target).__module__}."
-    except Exception:
-        # there is no such object, or it is neither a class nor a function
-        return ""
+    options = ["-m"] if hydra.get("mode") == "MULTIRUN" else []
+    sources = _nested(hydra, "runtime").get("config_sources")
+    for source in sources if isinstance(sources, list) else []:
+        if isinstance(source, dict) and source.get("provider") == "command-line":
+            options += ["--config-dir", os.path.relpath(str(source.get("path")))]
+    return shlex.join(["python", "train.py", *options, *map(str, overrides)])
 
 
 def _read_result(path: Path) -> dict[str, Any]:
@@ -236,17 +222,6 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
             f"{path}: cannot be read; remove it, its values are in TensorBoard's files too"
         ) from None
     return rows
-
-
-def _targets(node: Any) -> Iterator[Any]:
-    """Every `_target_` at or below a node of plain data."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield node["_target_"]
-        node = list(node.values())
-    if isinstance(node, list):
-        for value in node:
-            yield from _targets(value)
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The progress of a parallel multirun, shown by the process that launched its jobs."""
+"""The progress of a multirun whose jobs run in other processes."""
 
 import sys
 import threading
@@ -12,13 +12,12 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from cnnbp.errors import UserError
-from cnnbp.runs.run_record import CONFIG, ERROR, RunRecord
+from cnnbp.runs.run_lock import RunLock
+from cnnbp.runs.run_record import CONFIG, ERROR, RESULT, RunRecord
 
 REFRESH_SECONDS = 1
 # running jobs with a line of their own
 MOST_SHOWN = 16
-# written by the sweep when it starts
-MULTIRUN = "multirun.yaml"
 
 
 class JobStates(NamedTuple):
@@ -30,13 +29,18 @@ class JobStates(NamedTuple):
 
 
 @contextmanager
-def job_progress(directory: Path, jobs: int) -> Iterator[None]:
+def job_progress(directory: Path, jobs: int, since: float) -> Iterator[None]:
     """Show how far the jobs of a sweep are until the block ends.
 
     On a terminal these are lines that move in place, elsewhere a line whenever a job ends.
+
+    Args:
+        directory: the sweep's.
+        jobs: how many there are.
+        since: when the sweep was started, in seconds by the clock of the file system.
     """
     stop = threading.Event()
-    thread = threading.Thread(target=_show, args=(directory, jobs, stop), daemon=True)
+    thread = threading.Thread(target=_show, args=(directory, jobs, since, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -45,10 +49,10 @@ def job_progress(directory: Path, jobs: int) -> Iterator[None]:
         thread.join()
 
 
-def _show(directory: Path, jobs: int, stop: threading.Event) -> None:
+def _show(directory: Path, jobs: int, since: float, stop: threading.Event) -> None:
     display = _Terminal(jobs) if sys.stderr.isatty() else _Log(jobs)
     while not stop.wait(REFRESH_SECONDS):
-        display.show(read_states(directory))
+        display.show(read_states(directory, since))
     display.close()
 
 
@@ -102,20 +106,21 @@ def _counts(states: JobStates, jobs: int) -> str:
     return f"{running} running, {waiting} waiting, {failed} failed"
 
 
-def read_states(directory: Path) -> JobStates:
-    """Sort the jobs that have started since the sweep did, by the clock of the file system."""
-    since = (directory / MULTIRUN).stat().st_mtime
+def read_states(directory: Path, since: float) -> JobStates:
+    """Sort the jobs that run, or have ended since the sweep was started."""
     states = JobStates([], [], [])
     for path in sorted(directory.iterdir()):
-        if _is_newer(path / ERROR, since):
+        if is_newer(path / ERROR, since):
             states.failed.append(path)
-        elif _is_newer(path / CONFIG, since):
-            is_done = RunRecord(path).is_finished
-            (states.done if is_done else states.running).append(path)
+        elif is_newer(path / RESULT, since):
+            states.done.append(path)
+        elif (path / CONFIG).exists() and RunLock(path).is_held():
+            states.running.append(path)
     return states
 
 
-def _is_newer(path: Path, since: float) -> bool:
+def is_newer(path: Path, since: float) -> bool:
+    """Whether a file exists, and was written since that second."""
     try:
         return path.stat().st_mtime >= since
     except (FileNotFoundError, NotADirectoryError):

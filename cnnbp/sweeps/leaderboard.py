@@ -15,7 +15,7 @@ from cnnbp.sweeps.leaderboard_formats import (
     table,
 )
 from cnnbp.sweeps.leaderboard_plot import draw_leaderboard
-from cnnbp.sweeps.ranking import Row, group_over_seeds, in_order, rank_runs
+from cnnbp.sweeps.ranking import METRICS, Row, group_over_seeds, in_order, rank_runs
 from cnnbp.sweeps.row_filters import keep
 
 WRITERS = {"table": table, "csv": comma_separated, "markdown": markdown}
@@ -29,22 +29,27 @@ def print_leaderboard(
     format: str = "table",
     plot: Path | None = None,
 ) -> None:
-    """Print the runs, their groups over seeds, and apart from these the runs without a result.
+    """Print the runs, their groups over seeds and folds, and apart the runs without a result.
 
     Args:
         filter: conditions as `row_filters.keep` takes them.
-        metric: a key of `ranking.METRICS`.
+        metric: a key of `ranking.METRICS`, or a metric of the runs' own.
         group: print the groups alone.
         format: a key of `WRITERS`.
 
     Raises:
-        UserError: there are no runs, or a condition is wrong.
+        UserError: there are no runs, none has the metric, or a condition is wrong.
     """
     rows = rank_runs(*_with_runs(directories), metric=metric)
+    if metric and metric not in METRICS:
+        _refuse_unknown_metric(rows, metric)
     failed = [row for row in rows if "error" in row]
     finished = keep([row for row in rows if "error" not in row], filter)
     groups = group_over_seeds(finished, metric)
-    _print_finished(finished, groups, group, format)
+    columns = list(COLUMNS)
+    if metric and metric not in COLUMNS:
+        columns.insert(2, metric)
+    _print_finished(finished, columns, groups, group, format)
     if not finished:
         condition = " that meets --filter" if filter else ""
         print(f"no finished run{condition}", file=sys.stderr)
@@ -70,7 +75,18 @@ def _with_runs(directories: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _print_finished(finished: list[Row], groups: list[Row], group: bool, format: str) -> None:
+def _refuse_unknown_metric(rows: list[Row], metric: str) -> None:
+    known = set(METRICS)
+    for row in rows:
+        # what result.json holds beside the metrics is no float
+        known |= {key for key, value in row.items() if isinstance(value, float)}
+    if metric not in known:
+        raise UserError(f"--metric {metric}: no run has it; choose {', '.join(sorted(known))}")
+
+
+def _print_finished(
+    finished: list[Row], columns: Sequence[str], groups: list[Row], group: bool, format: str
+) -> None:
     write = WRITERS[format]
     # another program reads the header of a CSV file
     if not finished and format != "csv":
@@ -78,10 +94,14 @@ def _print_finished(finished: list[Row], groups: list[Row], group: bool, format:
     if group:
         print(write(groups, SEED_COLUMNS))
         return
-    print(write(finished, COLUMNS))
+    print(write(finished, columns))
     # of one table a file
     if format != "csv":
-        print(f"\nover seeds\n{write(groups, SEED_COLUMNS)}")
+        print(f"\nover seeds{_and_folds(groups)}\n{write(groups, SEED_COLUMNS)}")
+
+
+def _and_folds(groups: list[Row]) -> str:
+    return " and folds" if any("folds" in group for group in groups) else ""
 
 
 def end_sweep(directory: Path, failures: dict[Path, str]) -> None:

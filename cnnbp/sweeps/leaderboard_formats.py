@@ -11,6 +11,8 @@ SEED_COLUMNS = (
     "overrides",
     "metric",
     "seeds",
+    "folds",
+    "runs",
     "mean",
     "deviation",
     "standard_error",
@@ -25,6 +27,8 @@ FORMATS = {
     "loss": "{:.4f}",
     "seconds": "{:.1f}",
 }
+# of metrics that a user has added
+OF_OTHERS = "{:.4f}"
 # of accuracies, which are close together
 SPREAD_FORMATS = {"deviation": "{:.3%}", "standard_error": "{:.3%}", "interval_95": "± {:.3%}"}
 IN_UNITS_OF_THE_METRIC = ("mean", "worst", "best", *SPREAD_FORMATS)
@@ -74,9 +78,9 @@ def _cells(rows: Sequence[Row], columns: Sequence[str]) -> list[list[str]]:
 def _cell(column: str, row: Row) -> str:
     if column not in row:
         return ""
-    form = FORMATS.get(column, "{}")
+    form = FORMATS.get(column, OF_OTHERS if isinstance(row[column], float) else "{}")
     if column in IN_UNITS_OF_THE_METRIC:
-        form = FORMATS[row["metric"]]
+        form = FORMATS.get(row["metric"], OF_OTHERS)
         if column in SPREAD_FORMATS and "%" in form:
             form = SPREAD_FORMATS[column]
     return form.format(row[column])

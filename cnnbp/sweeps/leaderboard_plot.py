@@ -16,8 +16,8 @@ def draw_leaderboard(rows: Sequence[Row], path: Path, metric: str | None = None)
     """Draw the best runs, or the best groups over seeds with their intervals, the best on top.
 
     Args:
-        metric: a key of `METRICS`; by default the accuracies of runs, and of groups what the best
-            one is ranked by.
+        metric: what runs are ranked by; by default the accuracies of runs, and of groups what the
+            best one is ranked by.
     """
     is_grouped = any("mean" in row for row in rows)
     if is_grouped:

@@ -1,5 +1,6 @@
-"""What `train.py -m` does around its jobs: leave out finished ones, watch the others, rank them."""
+"""What `train.py -m` does around its jobs: leave out finished ones, wait for those of others."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -8,11 +9,15 @@ from omegaconf import DictConfig
 from cnnbp.config.check import validate
 from cnnbp.errors import UserError
 from cnnbp.runs.run_directory import refuse_another_kind, refuse_several_processes
-from cnnbp.runs.run_record import OVERRIDES, RESULT, RunRecord
+from cnnbp.runs.run_lock import RunLock
+from cnnbp.runs.run_record import ERROR, OVERRIDES, RESULT, RunRecord
+from cnnbp.sweeps.job_progress import is_newer
 from cnnbp.sweeps.ranking import override_key
 
 # its overrides
 Job = list[str]
+# between two looks at the jobs of other processes
+WAIT_SECONDS = 0.5
 
 
 def check_jobs(
@@ -71,6 +76,45 @@ def missing_jobs(
         if is_current and run.error is None:
             finished.add(_lasting(run.overrides, passing_keys))
     return [job for job in jobs if _lasting(job, passing_keys) not in finished]
+
+
+class JobsOfOthers:
+    """The jobs of a sweep that other processes have taken.
+
+    Args:
+        since: when the sweep was started, in seconds by the clock of the file system.
+
+    Attributes:
+        jobs: those that are waited for, by their directories.
+        failures: why jobs failed in other processes.
+    """
+
+    def __init__(self, since: float):
+        self.since = since
+        self.jobs: dict[Path, Job] = {}
+        self.failures: dict[Path, str] = {}
+
+    def wait(self) -> list[Job]:
+        """Wait until all jobs have ended, or a process has died; return the jobs that it left."""
+        while True:
+            abandoned = self.take_abandoned()
+            if abandoned or not self.jobs:
+                return abandoned
+            time.sleep(WAIT_SECONDS)
+
+    def take_abandoned(self) -> list[Job]:
+        """Leave out the jobs that have ended; return those that a dead process has left."""
+        abandoned = []
+        for path in list(self.jobs):
+            # the lock first: its holder writes how a job ended before it lets go
+            if RunLock(path).is_held():
+                continue
+            job = self.jobs.pop(path)
+            if is_newer(path / ERROR, self.since):
+                self.failures[path] = (path / ERROR).read_text().strip()
+            elif not is_newer(path / RESULT, self.since):
+                abandoned.append(job)
+        return abandoned
 
 
 def _last_change(folder: Path) -> float:

@@ -1,4 +1,4 @@
-"""Runs side by side, the best first, one by one and in groups over seeds."""
+"""Runs side by side, the best first, one by one and in groups over seeds and folds."""
 
 import math
 import statistics
@@ -29,8 +29,8 @@ def rank_runs(*directories: Path, metric: str | None = None) -> list[Row]:
     for a run without a result the reason under "error"; such runs come last.
 
     Args:
-        metric: a key of `METRICS`; by default a run counts by its validation accuracy, or where
-            there is none by its test accuracy.
+        metric: a key of `METRICS`, or a metric that was added to the runs; by default a run counts
+            by its validation accuracy, or where there is none by its test accuracy.
     """
     rows = []
     seen = set()
@@ -68,7 +68,7 @@ def in_order(rows: Iterable[Row], metric: str | None = None) -> list[Row]:
             failed.append(row)
         else:
             finished.append(row)
-    measured.sort(key=lambda row: _cost(row[metric_of(row, metric)], metric_of(row, metric)))
+    measured.sort(key=lambda row: _cost(row, metric_of(row, metric), metric_of(row, metric)))
     for rank, row in enumerate(measured, 1):
         row["rank"] = rank
     return [*measured, *finished, *failed]
@@ -81,41 +81,56 @@ def metric_of(row: Row, metric: str | None) -> str:
     return "val_accuracy" if "val_accuracy" in row else "accuracy"
 
 
-def _cost(value: float, metric: str) -> float:
-    """A number that is smaller for a better value."""
-    return -value if METRICS[metric] else value
+def _cost(row: Row, metric: str, key: str) -> float:
+    """A number that is smaller for a better value, which is at `key` of a run or a group."""
+    return -row[key] if _more_is_better(row, metric) else row[key]
+
+
+def _more_is_better(row: Row, metric: str) -> bool:
+    if metric in METRICS:
+        return METRICS[metric]
+    return metric.removeprefix("val_") not in row.get("lower_is_better", ())
 
 
 def group_over_seeds(rows: Sequence[Row], metric: str | None = None) -> list[Row]:
-    """Group finished runs whose configs differ by seed and name alone, the best mean first.
+    """Group finished runs of one recipe, which differ by chance alone, the best mean first.
 
-    Of each group: the number of seeds, the mean, the sample standard deviation, the standard
-    error, half the width of the 95 % confidence interval of the mean (Student's t), the worst and
-    the best. A seed counts once.
+    Of each group: the number of seeds, and where there are folds the number of these and of the
+    runs, the mean, the sample standard deviation, the standard error, half the width of the 95 %
+    confidence interval of the mean (Student's t), the worst and the best. A seed, or a seed and a
+    fold, counts once.
     """
-    groups: dict[tuple[str, str], dict[Any, Row]] = {}
+    groups: dict[tuple[str, str], dict[tuple[Any, int | None], Row]] = {}
     for row in rows:
         name = metric_of(row, metric)
         if name in row:
             group = groups.setdefault((name, row["run"].recipe), {})
-            group.setdefault(row.get("seed", row["run"].path), row)
+            run = row["run"]
+            group.setdefault((row.get("seed", run.path), run.fold), row)
     summaries = []
     for (name, _), group in groups.items():
-        summaries.append(_summary(name, list(group.values())))
-    return sorted(summaries, key=lambda summary: _cost(summary["mean"], summary["metric"]))
+        summaries.append(_summary(name, group))
+    return sorted(summaries, key=lambda summary: _cost(summary, summary["metric"], "mean"))
 
 
-def _summary(metric: str, rows: list[Row]) -> Row:
+def _summary(metric: str, group: dict[tuple[Any, int | None], Row]) -> Row:
+    """Sum up the runs of a group, which are given by seed and fold."""
+    rows = list(group.values())
     values = [row[metric] for row in rows]
-    best, worst = (max, min) if METRICS[metric] else (min, max)
+    folds = {fold for _, fold in group if fold is not None}
+    best, worst = (max, min) if _more_is_better(rows[0], metric) else (min, max)
     summary = {
         "overrides": _shared_overrides(rows[0]),
         "metric": metric,
-        "seeds": len(values),
+        "lower_is_better": rows[0].get("lower_is_better", ()),
+        "seeds": len({seed for seed, _ in group}),
         "mean": statistics.mean(values),
         "worst": worst(values),
         "best": best(values),
     }
+    if folds:
+        summary["folds"] = len(folds)
+        summary["runs"] = len(values)
     if len(values) > 1:
         deviation = statistics.stdev(values)
         error = deviation / math.sqrt(len(values))

@@ -18,6 +18,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_s
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from cnnbp.config.check import check_arguments
 from cnnbp.config.compose import compose
 from cnnbp.errors import UserError, on_one_line
 from cnnbp.runs.checkpoint_file import find_checkpoint
@@ -27,6 +28,7 @@ from cnnbp.sweeps.search_space import SearchSpace, as_overrides
 from cnnbp.sweeps.trial_pruning import Pruning
 from cnnbp.training.build import build, fit, summarise
 from cnnbp.training.callbacks.divergence import Diverged
+from cnnbp.training.trackers import tracked
 
 # Optuna calls its heartbeats experimental
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -107,8 +109,9 @@ def _fixed_overrides(settings: DictConfig, overrides: Sequence[str]) -> list[str
 
 
 def _check_trial_config(config: DictConfig) -> None:
+    check_arguments(config)
     refuse_several_processes(config)
-    if not config.data.val_size:
+    if not config.data.val_size and not config.data.get("folds"):
         raise UserError(
             "data.val_size=0: a search compares on validation images; give data.val_size=5000"
         )
@@ -249,7 +252,8 @@ def _fit(config: DictConfig, run: RunDirectory, trial: Trial) -> str:
     pruning = Pruning(trial, config.trainer.max_epochs)
     trainer.callbacks.append(pruning)  # pyrefly: ignore[missing-attribute]
     run.start()
-    validation = fit(data, model, trainer, checkpoint)
+    with tracked(trainer, run, config.hyperparameters):
+        validation = fit(data, model, trainer, checkpoint)
     if pruning.reason:
         run.write_error(pruning.reason)
         return pruning.reason

@@ -1,5 +1,6 @@
 """From a config to the objects that train, and from a trained run to its result."""
 
+import copy
 import logging
 import os
 import platform
@@ -18,13 +19,20 @@ from cnnbp.errors import UserError
 from cnnbp.runs.checkpoint_file import load
 from cnnbp.training.callbacks.throughput import Speed
 from cnnbp.training.classifier import Classifier
+from cnnbp.training.data_facts import with_facts
+from cnnbp.training.epoch_sums import MEANS
 from cnnbp.training.memory import keep_freed_memory
+from cnnbp.training.network_check import check_network
+from cnnbp.training.stage_metrics import lower_is_better
+from cnnbp.training.trackers import make_loggers
 
 # what Lightning says of its own calls and of the machine, of which a user can change nothing
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 logging.getLogger("pytorch_lightning.accelerators.cuda").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
+# a run of one process needs no srun, and submitit's jobs are started by it
+warnings.filterwarnings("ignore", message="The `srun` command is available")
 # the metrics have done it
 warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
 warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
@@ -39,13 +47,8 @@ PACKAGES = (
     "tensorboard",
     "numpy",
 )
-# what is logged at the end, and its name in result.json
-RESULT_METRICS = {
-    "accuracy/test": "accuracy",
-    "loss/test": "loss",
-    "accuracy/val": "val_accuracy",
-    "loss/val": "val_loss",
-}
+# the stages of the metrics at the end, and how their names begin in result.json
+RESULT_STAGES = {"test": "", "val": "val_"}
 
 
 def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Trainer]:
@@ -54,6 +57,8 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
     Raises:
         UserError: this machine lacks what the config asks for.
     """
+    # Hydra resolves in place what a part refers to, and the config is stored as it was composed
+    config = copy.deepcopy(config)
     check_devices(config.trainer.accelerator, config.trainer.devices)
     if config.trainer.get("sync_batchnorm") and not _trains_on_cuda(config.trainer):
         raise UserError(
@@ -66,8 +71,12 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
     own = take_step_options(trainer_config)
     if own.clip is not None and precision == "16-mixed":
         model_config = unfused(model_config)
-    data, model = instantiate(config.data), instantiate(model_config)
+    data = instantiate(config.data)
+    # its mistakes are told before the run directory is written
+    data.setup("fit")
+    model = instantiate(with_facts(model_config, data.dataset))
     if isinstance(model, Classifier):
+        check_network(model.network, data)
         model.accumulate, model.graph = own.accumulate, own.graph
         model.clip, model.clip_by = own.clip, own.clip_by
     if own.overfit_batches is not None:
@@ -76,14 +85,14 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
     trainer = instantiate(
         trainer_config,
         precision=precision,
-        callbacks=_parts(config.callbacks),
-        logger=_parts(config.logger),
+        callbacks=[part for part in instantiate(config.callbacks).values() if part],
+        logger=make_loggers(config),
     )
     return data, model, trainer
 
 
 class StepOptions(NamedTuple):
-    """Options of the Trainer that Lightning leaves to a module that optimises by hand."""
+    """Options of the Trainer that Lightning leaves to a module with manual optimization."""
 
     accumulate: int
     clip: float | None
@@ -113,10 +122,6 @@ def unfused(model: DictConfig) -> DictConfig:
     return model
 
 
-def _parts(group: DictConfig) -> list[Any]:
-    return [part for part in instantiate(group).values() if part]
-
-
 def _trains_on_cuda(trainer: DictConfig) -> bool:
     return trainer.accelerator != "cpu" and torch.cuda.is_available()
 
@@ -133,7 +138,7 @@ def fit(
     if checkpoint is not None and "loss/train" not in trainer.callback_metrics:
         # the averages, where weights are averaged
         model.load_state_dict(load(checkpoint)["state_dict"])
-        if data.val_size:
+        if data.epoch_stage == "val":
             trainer.validate(model, data, verbose=False)
     return dict(trainer.callback_metrics)
 
@@ -173,16 +178,21 @@ def resolve_precision(trainer: DictConfig) -> str:
 
 
 def summarise(trainer: Trainer, validation: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Collect what `result.json` holds: accuracies are shares, losses mean cross-entropies.
+    """Collect what `result.json` holds: accuracies are shares, losses those of the config.
 
     Args:
         validation: the metrics that were logged at the end of training.
     """
     metrics = {**validation, **trainer.callback_metrics}
     result: dict[str, Any] = {}
-    for key, name in RESULT_METRICS.items():
-        if key in metrics:
-            result[name] = metrics[key].item()
+    measured: Any = trainer.lightning_module.metrics["test_metrics"]
+    for stage, prefix in RESULT_STAGES.items():
+        for name in (*MEANS, *measured):
+            if f"{name}/{stage}" in metrics:
+                result[f"{prefix}{name}"] = metrics[f"{name}/{stage}"].item()
+    added = lower_is_better(measured)
+    if added:
+        result["lower_is_better"] = added
     result["epochs"], result["steps"] = trainer.current_epoch, trainer.global_step
     for callback in trainer.callbacks:
         if isinstance(callback, Speed):

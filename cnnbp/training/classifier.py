@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cnnbp.config.hydra_errors import how_to_replace
@@ -18,6 +19,7 @@ from cnnbp.errors import UserError
 from cnnbp.training.callbacks.averaging import Average
 from cnnbp.training.capture import CapturedEvaluation, CapturedStep, DeviceStep
 from cnnbp.training.epoch_sums import EpochSums, means
+from cnnbp.training.losses import Loss, check_loss
 from cnnbp.training.resume import (
     check_averages,
     check_fits,
@@ -25,6 +27,7 @@ from cnnbp.training.resume import (
     check_schedule,
     check_version,
 )
+from cnnbp.training.stage_metrics import MakesMetric, stage_metrics
 from cnnbp.training.step import EvaluationStep, LightningStep, TrainingStep, overridden_hooks
 
 log = logging.getLogger(__name__)
@@ -33,17 +36,20 @@ log = logging.getLogger(__name__)
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Spare biases and the scales and shifts of normalisation from weight decay.
 
+    Parameters that are frozen belong to no group.
     Source: He et al., 2019, section 3.1.
     """
-    weights = [parameter for parameter in module.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
-    return [{"params": weights}, {"params": others, "weight_decay": 0}]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    weights = [parameter for parameter in trained if parameter.ndim > 1]
+    others = [parameter for parameter in trained if parameter.ndim <= 1]
+    groups = [{"params": weights}, {"params": others, "weight_decay": 0}]
+    return [group for group in groups if group["params"]]
 
 
 class Classifier(LightningModule):
-    """Trains a network by cross-entropy and logs `loss/STAGE` and `accuracy/STAGE` once an epoch.
+    """Trains a network and logs `loss/STAGE` and `accuracy/STAGE` once an epoch.
 
-    It optimises by hand, as Lightning calls it: `TrainingStep` is the whole step, which on a GPU
+    It uses Lightning's manual optimization: `TrainingStep` is the whole step, which on a GPU
     is captured as a CUDA graph.
 
     Args:
@@ -51,10 +57,14 @@ class Classifier(LightningModule):
         optimizer: maps groups of parameters to an optimizer.
         scheduler: maps (optimizer, epochs, steps_per_epoch) to Lightning's lr_scheduler_config;
             without one the learning rate is constant.
-        label_smoothing: share of the target that is spread over all classes in training.
+        loss: maps (logits, labels) to the mean loss; None is cross-entropy.
+        metrics: measured on validation and test images beside loss and accuracy, by name.
+        label_smoothing: share of the target that cross-entropy spreads over all classes in
+            training.
         backprop: "autograd", or "by_hand" to train by the equations of `cnnbp.model.backprop`,
             several times slower.
         channels_last: memory format of the convolutions; faster on every processor tried.
+        classes: K.
     """
 
     # the step prepares and augments the images itself
@@ -65,21 +75,34 @@ class Classifier(LightningModule):
         network: nn.Module,
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., dict[str, Any]] | None = None,
+        loss: Loss | None = None,
+        metrics: Mapping[str, MakesMetric] | None = None,
         label_smoothing: float = 0.0,
         channels_last: bool = True,
         backprop: str = "autograd",
+        classes: int = 10,
     ):
         super().__init__()
+        if not isinstance(network, nn.Module):
+            raise UserError(f"network={network}: must be a torch.nn.Module, not a {type(network)}")
         self.automatic_optimization = False
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=layout)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.label_smoothing, self.by_hand = label_smoothing, backprop == "by_hand"
-        # what Lightning leaves to a module that optimises by hand; `build` sets them
+        self.own_loss = loss
+        if loss:
+            self._check_loss(loss, classes)
+        # what Lightning leaves to a module with manual optimization; `build` sets them
         self.accumulate = 1
         self.clip: float | None = None
         self.clip_by = "norm"
         self.graph: bool | str = "auto"
+        # beside loss and accuracy, which the steps sum up
+        added = stage_metrics(classes, metrics)
+        self.metrics = nn.ModuleDict(
+            {f"{stage}_metrics": added.clone() for stage in ("val", "test")}
+        )
         self.step: TrainingStep | None = None
         self.take_step: Callable[..., Tensor] | None = None
         self.average: Average | None = None
@@ -88,6 +111,19 @@ class Classifier(LightningModule):
         self.evaluation: EvaluationStep | None = None
         self.evaluate: Callable[..., Tensor] | None = None
         self.images_evaluated = 0
+
+    def _check_loss(self, loss: Loss, classes: int) -> None:
+        if self.label_smoothing:
+            raise UserError(
+                f"model.label_smoothing={self.label_smoothing}: is part of loss=cross_entropy; "
+                "give model.label_smoothing=0"
+            )
+        if self.by_hand:
+            raise UserError(
+                "model.backprop=by_hand: has the equations of cross-entropy alone; "
+                "give loss=cross_entropy"
+            )
+        check_loss(loss, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map prepared images (N, C, H, W) to logits (N, K)."""
@@ -100,6 +136,7 @@ class Classifier(LightningModule):
         options = {
             "augment": data.augment,
             "label_smoothing": self.label_smoothing,
+            "own_loss": self.own_loss,
             "by_hand": self.by_hand,
             "accumulate": self.accumulate,
             "clip": self.clip,
@@ -204,7 +241,7 @@ class Classifier(LightningModule):
         """Make the evaluation's step, once the weights are on the device; begin its sums."""
         if self.evaluation is None:
             data = self.trainer.datamodule
-            self.evaluation = EvaluationStep(self, data.prepare, self.device)
+            self.evaluation = EvaluationStep(self, data.prepare, self.evaluation_loss, self.device)
             self.evaluate = self.evaluation
             is_alone = self.trainer.world_size == 1
             if self.device.type == "cuda" and self.graph is not False and is_alone:
@@ -213,23 +250,29 @@ class Classifier(LightningModule):
         self.images_evaluated = 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return self._evaluate(*batch)
+        return self._evaluate(batch, self.trainer.datamodule.epoch_stage)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return self._evaluate(*batch)
+        return self._evaluate(batch, "test")
 
-    def _evaluate(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Add a batch of stored images to the sums of the evaluation; return its logits (N, K)."""
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+        """Add a batch of stored images to what is measured; return its logits (N, K)."""
         assert self.evaluate is not None
+        images, labels = batch
         logits = self.evaluate(images, labels)
         self.images_evaluated += len(labels)
+        self.metrics[f"{stage}_metrics"].update(logits, labels)
         return logits
+
+    def evaluation_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss () of logits (N, K): cross-entropy without smoothing, or the own loss."""
+        return (self.own_loss or F.cross_entropy)(logits, labels)
 
     def on_train_epoch_end(self) -> None:
         self._log_training()
         schedule = self.lr_schedulers()
         if isinstance(schedule, ReduceLROnPlateau):
-            stage = "val" if self.trainer.datamodule.val_size else "train"
+            stage = "val" if self.trainer.datamodule.epoch_stage == "val" else "train"
             schedule.step(self.trainer.callback_metrics[f"loss/{stage}"])
 
     def on_validation_epoch_end(self) -> None:
@@ -275,6 +318,10 @@ class Classifier(LightningModule):
             checkpoint["train_sums"] = self.all_gather(sums)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer:
+            # first: another number of classes would be told as another architecture
+            data = self.trainer.datamodule
+            data.load_state_dict(checkpoint.get(type(data).__qualname__, {}))
         check_fits(checkpoint, self)
         if not self._trainer:
             return
@@ -313,7 +360,11 @@ class Classifier(LightningModule):
     def _log_evaluation(self, stage: str, to_loggers: bool) -> None:
         """Log the means over an evaluation."""
         assert self.evaluation is not None
-        self._log(self._means(stage, self.evaluation, self.images_evaluated), to_loggers)
+        values = self._means(stage, self.evaluation, self.images_evaluated)
+        added = self.metrics[f"{stage}_metrics"]
+        values |= {f"{name}/{stage}": value for name, value in added.compute().items()}
+        added.reset()
+        self._log(values, to_loggers)
 
     def _means(self, stage: str, step: EpochSums, images: int) -> dict[str, Tensor]:
         """The means over all processes, by the names that are logged."""

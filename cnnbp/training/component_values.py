@@ -1,7 +1,7 @@
 """What each component of a network is doing: weights, activations and what a step did to them.
 
 A component is a convolution with what follows it in its block: conv1.0 to conv5 in the published
-network. Other networks have one for each convolution.
+network. Other networks have one for each convolution and each linear layer.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 
-def convolution_weights(
+def component_weights(
     network: nn.Module, values: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """The weight of each component's convolution.
+    """The weight of each component's convolution or linear layer.
 
     Args:
         values: taken in place of the weights, by the names of these; missing ones are left out.
@@ -23,7 +23,7 @@ def convolution_weights(
         values = dict(network.named_parameters())
     weights = {}
     for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d) and f"{name}.weight" in values:
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and f"{name}.weight" in values:
             weights[name.removesuffix(".conv")] = values[f"{name}.weight"].detach()
     return weights
 
@@ -38,8 +38,8 @@ def step_scalars(
         gradients: those of the step, by name of the parameter.
     """
     scalars = {}
-    old = convolution_weights(network, before)
-    for name, new in convolution_weights(network).items():
+    old = component_weights(network, before)
+    for name, new in component_weights(network).items():
         own = [gradient for key, gradient in gradients.items() if key.startswith(f"{name}.")]
         scalars[f"gradient/{name}"] = nn.utils.get_total_norm(own)
         scalars[f"update_ratio/{name}"] = (new - old[name]).norm() / old[name].norm()
@@ -55,7 +55,7 @@ def state_scalars(network: nn.Module, maps: Mapping[str, Tensor]) -> dict[str, T
     scalars = {}
     for name, activation in maps.items():
         component = network.get_submodule(name)
-        if hasattr(component, "activation"):
+        if _activation_of(component):
             highest = activation.amax((0, 2, 3))
             scalars[f"dead/{name}"] = (highest <= 0).float().mean()
         norm = getattr(component, "norm", None)
@@ -64,6 +64,11 @@ def state_scalars(network: nn.Module, maps: Mapping[str, Tensor]) -> dict[str, T
             scalars[f"batch_norm_mean/{name}"] = mean.mean()
             scalars[f"batch_norm_std/{name}"] = variance.sqrt().mean()
     return scalars
+
+
+def _activation_of(component: nn.Module) -> nn.Module | None:
+    activation = getattr(component, "activation", None)
+    return activation if isinstance(activation, nn.Module) else None
 
 
 def activations(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -76,14 +81,16 @@ def activations(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     maps: dict[str, Tensor] = {}
     hooks = []
     modes = {module: module.training for module in network.modules()}
-    for name in convolution_weights(network):
+    for name in component_weights(network):
         component = network.get_submodule(name)
 
-        def keep(module: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
-            maps[name] = output.cpu()
+        def keep(module: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
+            # a component of one's own may give anything
+            if isinstance(output, Tensor) and output.ndim == 4:
+                maps[name] = output.cpu()
 
         # what follows the activation in a block would hide which channels are dead
-        watched = getattr(component, "activation", component)
+        watched = _activation_of(component) or component
         hooks.append(watched.register_forward_hook(keep))
     try:
         with torch.no_grad():

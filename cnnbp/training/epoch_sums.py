@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+# what `means` gives
+MEANS = ("accuracy", "loss")
+
 
 class EpochSums:
     """The sums that an epoch's mean loss and accuracy are computed from."""

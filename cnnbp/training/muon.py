@@ -34,7 +34,7 @@ class Muon(torch.optim.Optimizer):
     def _part(self, group: dict[str, Any]) -> torch.optim.Optimizer:
         options = {"lr": group["lr"], "weight_decay": group["weight_decay"]}
         first = group["params"][0]
-        if first.ndim == 1:
+        if first.ndim <= 1:
             fused = True if first.is_cuda else None
             return torch.optim.AdamW(group["params"], fused=fused, **options)
         views = []

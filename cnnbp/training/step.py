@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from cnnbp.model.backprop import loss_and_logits
 from cnnbp.training.epoch_sums import EpochSums
+from cnnbp.training.losses import Loss
 from cnnbp.training.moving_average import MovingAverage
 
 
@@ -21,7 +22,8 @@ class TrainingStep(EpochSums):
         as_pixels: maps stored images, uint8, to pixels (N, C, H, W), float32 in [0, 255].
         normalise: maps pixels to the network's input.
         augment: maps pixels to pixels.
-        label_smoothing: share of the target that is spread over all classes.
+        label_smoothing: share of the target that cross-entropy spreads over all classes.
+        own_loss: in the place of cross-entropy.
         by_hand: go back by the equations of `cnnbp.model.backprop` instead of autograd.
         accumulate: batches whose gradients are averaged for one optimizer step.
         clip: largest norm, or value, of the gradients; None leaves them as they are.
@@ -37,6 +39,7 @@ class TrainingStep(EpochSums):
         normalise: Callable[[Tensor], Tensor],
         augment: Callable[[Tensor], Tensor] | None = None,
         label_smoothing: float = 0.0,
+        own_loss: Loss | None = None,
         by_hand: bool = False,
         accumulate: int = 1,
         clip: float | None = None,
@@ -45,7 +48,7 @@ class TrainingStep(EpochSums):
     ):
         self.network, self.optimizer = network, optimizer
         self.as_pixels, self.normalise, self.augment = as_pixels, normalise, augment
-        self.label_smoothing, self.by_hand = label_smoothing, by_hand
+        self.label_smoothing, self.own_loss, self.by_hand = label_smoothing, own_loss, by_hand
         self.accumulate, self.clip, self.clip_by = accumulate, clip, clip_by
         self.average = average
         self.parameters: list[nn.Parameter] = []
@@ -105,6 +108,8 @@ class TrainingStep(EpochSums):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss () of logits (N, K)."""
+        if self.own_loss:
+            return self.own_loss(logits, labels)
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def backward(self, loss: Tensor, first: bool) -> None:
@@ -159,13 +164,18 @@ class EvaluationStep(EpochSums):
     Args:
         network: maps prepared images (N, C, H, W) to logits (N, K); in evaluation mode.
         prepare: maps stored images, uint8, to the network's input.
+        loss: maps logits and labels to the mean loss ().
     """
 
     def __init__(
-        self, network: nn.Module, prepare: Callable[[Tensor], Tensor], device: torch.device
+        self,
+        network: nn.Module,
+        prepare: Callable[[Tensor], Tensor],
+        loss: Loss,
+        device: torch.device,
     ):
         super().__init__(device)
-        self.network, self.prepare = network, prepare
+        self.network, self.prepare, self.loss = network, prepare, loss
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Evaluate a batch; return its logits (N, K), float32.
@@ -175,7 +185,7 @@ class EvaluationStep(EpochSums):
             labels: (N,), whole numbers.
         """
         logits = self.network(self.prepare(images)).float()
-        self.add_to_sums(F.cross_entropy(logits, labels), logits, labels)
+        self.add_to_sums(self.loss(logits, labels), logits, labels)
         return logits
 
 

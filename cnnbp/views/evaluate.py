@@ -40,6 +40,8 @@ def evaluate(
     config, data, model = restore(directory, checkpoint)
     result = evaluate_test_set(config, data, model)
     print(result_line("test", result.loss, result.accuracy, len(result.labels)))
+    for name, value in result.others.items():
+        print(f"{name}: {value:.4f}")
     names = data.dataset.class_names
     print(class_table(confusion_counts(result.logits, result.labels), names))
     if plot:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from cnnbp.config.compose import compose
-from cnnbp.data import user_pictures
 from cnnbp.data.datamodule import DataModule
 from cnnbp.errors import UserError
+from cnnbp.training.data_facts import with_facts
 from cnnbp.training.restore import restore
 from cnnbp.views.trace import Trace, trace_image
 from cnnbp.views.trace_film import animate_trace
@@ -47,7 +48,8 @@ def explain(
         source, folder = "untrained", Path()
         config = compose(list(untrained))
         torch.manual_seed(config.seed)
-        data, network = instantiate(config.data), instantiate(config.model.network)
+        data = instantiate(config.data)
+        network = instantiate(with_facts(config.model, data.dataset).network)
     elif paths:
         source = paths.pop(0)
         folder = Path(source)
@@ -59,7 +61,8 @@ def explain(
     title = f"{source}, {name}"
     plot = plot or str(folder / "explain.png")
     pixels = data.prepare(image[None], torch.float64)
-    trace = trace_image(network, pixels, label, config.optimizer.lr, data.dataset.class_names)
+    rate = OmegaConf.select(config, "optimizer.lr")
+    trace = trace_image(network, pixels, label, rate, data.dataset.class_names)
     explain_trace(trace, title, label is not None, plot, animate)
 
 
@@ -72,7 +75,7 @@ def _chosen_image(
     if pictures and index is not None:
         raise UserError("explain: takes a picture or --index, not both")
     if pictures:
-        return pictures[0], user_pictures.load(pictures[0]), None
+        return pictures[0], data.read_picture(pictures[0]), None
     if index is None:
         index = DEFAULT_IMAGE
     image, label = data.test_image(index)

@@ -49,7 +49,8 @@ with safetensors.safe_open("{file}", "pt") as file:
 network = {network}(**json.loads(facts["network"])).eval()
 network.load_state_dict(weights)
 images = torch.zeros(3, {channels}, {size}, {size}, dtype=torch.uint8)  # raw pixels, any number
-logits = network((images / 255 - float(facts["mean"])) / float(facts["std"]))  # (3, {classes})"""
+mean, std = (torch.tensor(json.loads(facts[key]))[:, None, None] for key in ("mean", "std"))
+logits = network((images / 255 - mean) / std)  # (3, {classes})"""
 
 
 # images (N, C, H, W), uint8, to logits (N, K)
@@ -233,8 +234,8 @@ def write_safetensors(deployed: Deployed, options: dict[str, Any], file: IO[byte
     facts = {
         "format": "pt",
         "dataset": dataset.name,
-        "mean": str(dataset.mean),
-        "std": str(dataset.std),
+        "mean": json.dumps(dataset.mean),
+        "std": json.dumps(dataset.std),
         "network": json.dumps(options),
     }
     file.write(save(state, facts))

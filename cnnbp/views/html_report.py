@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from omegaconf import OmegaConf
 from PIL import Image
 
 from cnnbp.errors import UserError
@@ -93,6 +94,10 @@ def _run_contents(run: RunRecord, output: Path) -> dict[str, Any]:
     for key, (name, form) in FIGURES.items():
         if key in figures:
             shown.append((name, form.format(figures[key])))
+    # metrics that a user has added
+    for key, value in figures.items():
+        if key not in FIGURES and isinstance(value, float):
+            shown.append((key, f"{value:.4f}"))
     return {
         "kind": "run",
         "error": run.error,
@@ -205,7 +210,8 @@ def _network(run: RunRecord) -> dict[str, Any]:
     index = min(TRACED_IMAGE, len(result.labels) - 1)
     label = int(result.labels[index])
     pixels = data.prepare(result.images[index][None], torch.float64)
-    trace = trace_image(network, pixels, label, config.optimizer.lr, names)
+    rate = OmegaConf.select(config, "optimizer.lr")
+    trace = trace_image(network, pixels, label, rate, names)
     predicted = names[trace.prediction]
     title = f"Test image {index}: predicted {predicted}, true class {names[label]}"
     layers = measure(network, pixels.float())

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
-from torch.nn import functional as F
 
 from cnnbp.data.datamodule import DataModule
 from cnnbp.training.build import resolve_precision
@@ -22,7 +21,7 @@ class Evaluation(NamedTuple):
     """A network on the test images of its run.
 
     Attributes:
-        loss, accuracy: as `result.json` holds them, to the last digit on the same machine.
+        loss, accuracy, others: as `result.json` holds them, to the last digit on the same machine.
         images: (N, C, H, W), uint8, on the CPU.
         labels: (N,), whole numbers, on the CPU.
         logits: (N, K), float32, on the CPU.
@@ -30,6 +29,7 @@ class Evaluation(NamedTuple):
 
     loss: float
     accuracy: float
+    others: dict[str, float]
     images: Tensor
     labels: Tensor
     logits: Tensor
@@ -53,14 +53,19 @@ def evaluate_test_set(config: DictConfig, data: DataModule, model: Classifier) -
     all_logits = []
     # as the run sums up: another way would round otherwise
     sums = EpochSums(_device(config))
+    metrics: Any = model.metrics["test_metrics"]
+    metrics.reset()
     for logits, own_labels in zip(batches, labels.split(data.eval_batch_size), strict=True):
         own_labels = own_labels.to(logits.device)
-        sums.add_to_sums(F.cross_entropy(logits, own_labels), logits, own_labels)
+        sums.add_to_sums(model.evaluation_loss(logits, own_labels), logits, own_labels)
+        metrics.update(logits, own_labels)
         all_logits.append(logits.cpu())
-    values = means(sums.sums(), torch.tensor(len(labels)))
+    values = means(sums.sums(), torch.tensor(len(labels))) | metrics.compute()
+    values = {name: value.item() for name, value in values.items()}
     return Evaluation(
-        loss=values["loss"].item(),
-        accuracy=values["accuracy"].item(),
+        loss=values.pop("loss"),
+        accuracy=values.pop("accuracy"),
+        others=values,
         images=data.as_pixels(images, torch.uint8).cpu(),
         labels=labels.cpu(),
         logits=torch.cat(all_logits),

@@ -2,6 +2,7 @@
 
 import shlex
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +22,11 @@ RECIPE = {
     "epochs": "trainer.max_epochs",
     "batch size": "data.batch_size",
     "augmentation": "augment",
+    "loss": "loss",
     "label smoothing": "model.label_smoothing",
     "images held out for validation": "data.val_size",
+    "folds": "data.folds",
+    "fold held out for validation": "data.fold",
 }
 # a search reads no test set
 SPLITS = {"accuracy": "test", "val_accuracy": "validation"}
@@ -75,6 +79,8 @@ def _recipe(config: DictConfig) -> dict[str, str]:
     recipe = {}
     for text, key in RECIPE.items():
         value = OmegaConf.select(config, key)
+        if key == "loss" and not value:
+            value = "cross-entropy"
         if isinstance(value, DictConfig):
             value = _as_call(value)
         if value is not None:
@@ -94,7 +100,7 @@ def _as_call(part: DictConfig) -> str:
 
 
 def describe_accuracy(run: RunRecord, checkpoint: str) -> list[str]:
-    """Say how accurate a run is, and all runs beside it that differ by seed and name alone."""
+    """Say how accurate a run is, and all beside it that differ by seed, fold and name alone."""
     lines = ["Not known, because the run is unfinished."]
     if run.result is not None:
         shares = []
@@ -107,29 +113,42 @@ def describe_accuracy(run: RunRecord, checkpoint: str) -> list[str]:
                 "Measured with the weights after the last epoch; "
                 "this file holds those of the best epoch."
             )
-    by_seed = _accuracies_by_seed(run)
-    if len(by_seed) > 1:
-        mean, deviation = statistics.mean(by_seed.values()), statistics.stdev(by_seed.values())
-        seeds = ", ".join(map(str, sorted(by_seed)))
+    accuracies = _accuracies(run)
+    if len(accuracies) > 1:
+        values = list(accuracies.values())
+        mean, deviation = statistics.mean(values), statistics.stdev(values)
         lines.append(
-            f"{mean:.2%} +- {deviation:.2%} over n = {len(by_seed)} seeds ({seeds}), "
+            f"{mean:.2%} +- {deviation:.2%} over n = {len(accuracies)} {_repeated(accuracies)}, "
             "mean and standard deviation."
         )
     return lines
 
 
-def _accuracies_by_seed(run: RunRecord) -> dict[int, float]:
-    """The test accuracies of the runs beside this one with its recipe; its own for its seed."""
-    accuracies = {}
+def _repeated(runs: Iterable[tuple[int, int | None]]) -> str:
+    """What runs, by seed and fold, differ by."""
+    seeds = sorted({seed for seed, _ in runs})
+    folds = sorted({fold for _, fold in runs if fold is not None})
+    seed_list = ", ".join(map(str, seeds))
+    if not folds:
+        return f"seeds ({seed_list})"
+    return f"runs (folds {', '.join(map(str, folds))}; seeds {seed_list})"
+
+
+def _accuracies(run: RunRecord) -> dict[tuple[int, int | None], float]:
+    """The test accuracies, by seed and fold, of the runs beside this one with its recipe.
+
+    For its seed and fold it is its own.
+    """
+    accuracies: dict[tuple[int, int | None], float] = {}
     for folder in sorted(run.path.resolve().parent.iterdir()):
         other = RunRecord(folder)
         if other.exists and other.recipe == run.recipe:
             _add_accuracy(accuracies, other)
-    # last, so that it replaces that of another run with its seed
+    # last, so that it replaces that of another run with its seed and fold
     _add_accuracy(accuracies, run)
     return accuracies
 
 
-def _add_accuracy(accuracies: dict[int, float], run: RunRecord) -> None:
+def _add_accuracy(accuracies: dict[tuple[int, int | None], float], run: RunRecord) -> None:
     if run.result is not None and "accuracy" in run.result:
-        accuracies[run.result["seed"]] = run.result["accuracy"]
+        accuracies[run.result["seed"], run.fold] = run.result["accuracy"]

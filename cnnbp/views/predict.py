@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 
-from cnnbp.data import user_pictures
 from cnnbp.errors import UserError
 from cnnbp.training.restore import restore
 
@@ -24,7 +23,7 @@ def predict(directory: str, files: Sequence[str], checkpoint: str = "last") -> i
     errors = []
     for file in files:
         try:
-            image = user_pictures.load(file)
+            image = data.read_picture(file)
         except UserError as error:
             errors.append(f"error: {error}")
             continue

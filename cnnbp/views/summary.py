@@ -7,6 +7,7 @@ from hydra.utils import instantiate
 
 from cnnbp.config.compose import compose
 from cnnbp.model.layer_table import measure, table
+from cnnbp.training.data_facts import with_facts
 
 
 def print_summary(overrides: Sequence[str], wide: bool = False) -> None:
@@ -18,6 +19,6 @@ def print_summary(overrides: Sequence[str], wide: bool = False) -> None:
     """
     config = compose(list(overrides))
     dataset = instantiate(config.data).dataset
-    image = torch.zeros(1, dataset.channels, dataset.image_size, dataset.image_size)
-    layers = measure(instantiate(config.model.network), image)
-    print(table(layers, wide=wide))
+    network = instantiate(with_facts(config.model, dataset).network)
+    layers = measure(network, torch.zeros(1, *dataset.image_shape))
+    print(table(layers, wide=wide, image_shape=dataset.image_shape))

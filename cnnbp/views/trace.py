@@ -86,7 +86,7 @@ def trace_image(
     network: nn.Module,
     image: Tensor,
     label: int | None,
-    learning_rate: float,
+    learning_rate: float | None,
     class_names: Sequence[str] | None = None,
 ) -> Trace:
     """Send an image to the loss and the gradient back.
@@ -94,10 +94,9 @@ def trace_image(
     Args:
         image: the network's input (1, C, H, W), float64.
         label: without one the prediction is taken for it.
-        learning_rate: of the step that `update` measures.
+        learning_rate: of the step that `update` measures; without one it is not measured.
         class_names: by label; by default the labels themselves.
     """
-    # a copy, because the caller's network keeps its precision and its mode
     # a copy: the run's own network keeps its precision, its mode and its gradients
     network = copy.deepcopy(network).cpu().double().eval().requires_grad_()
     with torch.no_grad():
@@ -132,13 +131,14 @@ def _place(comparison: Comparison, field: int) -> TracedComponent:
 
 
 def _component(
-    comparison: Comparison, module: nn.Module, layer: Layer, learning_rate: float
+    comparison: Comparison, module: nn.Module, layer: Layer, learning_rate: float | None
 ) -> TracedComponent:
     weight_gradient = update = None
     if "weight" in comparison.parameter_gradients:
         norm = comparison.parameter_gradients["weight"].norm()
         weight_gradient = norm.item()
-        update = (learning_rate * norm / module.get_parameter("weight").norm()).item()
+        if learning_rate is not None:
+            update = (learning_rate * norm / module.get_parameter("weight").norm()).item()
     return TracedComponent(
         name=comparison.name,
         kind=layer.kind,

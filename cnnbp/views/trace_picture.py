@@ -22,6 +22,8 @@ from cnnbp.views.trace_panels import (
 # of the picture; all lengths below are in its pixels
 HEIGHT, DPI = 1080, 120
 MOST_BARS = 10
+# of an image that is shown in its colours
+COLOUR_CHANNELS = 3
 # lines above a panel
 MOST_HEADS = 4
 # upper edges of the panels
@@ -149,8 +151,11 @@ class TracePicture:
         columns = max(1, round(panel.width / panel.map_side))
         height = -(-len(maps) // columns) * panel.map_side
         top = TOPS[direction] + (SIDE - height) / 2
+        pixels = arrange_maps(maps, columns)
+        if is_image and direction == "forward" and len(values) == COLOUR_CHANNELS:
+            pixels = np.moveaxis((values - low) / (high - low), 0, 2).clip(0, 1)
         sheet = self.axes.imshow(
-            arrange_maps(maps, columns),
+            pixels,
             vmin=low,
             vmax=high,
             extent=(panel.left, panel.left + panel.width, top + height, top),

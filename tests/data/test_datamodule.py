@@ -161,3 +161,49 @@ def test_users_files_are_trained_on_without_a_download(tmp_path, train):
         (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
     train("data=kmnist", f"data.root={tmp_path}", "trainer=smoke", "name=own", "data.batch_size=20")
     assert (tmp_path / "outputs/own/result.json").exists()
+
+
+@pytest.mark.parametrize("folds", [2, 6, 7])
+def test_each_image_is_held_out_by_one_fold(folds):
+    labels = MNIST.load("unused").train_labels
+    parts = []
+    for fold in range(folds):
+        data = DataModule(folds=folds, fold=fold)
+        assert data.epoch_stage == "val"
+        data.setup("fit")
+        start = sum(map(len, parts))
+        parts.append(data.splits["val"][1])
+        kept = torch.cat([labels[:start], labels[start + len(parts[-1]) :]])
+        assert torch.equal(data.splits["train"][1], kept)
+        assert len(data.splits["train"][0]) == len(kept)
+    assert torch.equal(torch.cat(parts), labels)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 6}, "data.fold=None: must be from 0 to 5"),
+        ({"folds": 6, "fold": 6}, "data.fold=6: must be from 0 to 5"),
+        ({"fold": 0}, "data.fold=0: give data.folds=N, of which it is one"),
+        ({"folds": 6, "fold": 0, "val_size": 5}, "data.val_size=5: .* give data.val_size=0"),
+        ({"folds": 60_001, "fold": 0}, "data.folds=60001: must be at most the 60000 training"),
+    ],
+)
+def test_folds_that_do_not_fit_are_one_line(options, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        DataModule(**options).setup("fit")
+
+
+def test_a_picture_is_read_as_the_data_set_stores_images(tmp_path):
+    from PIL import Image
+
+    picture = Image.new("RGB", (12, 12), "white")
+    picture.paste("black", (5, 2, 7, 10))
+    picture.save(tmp_path / "one.png")
+    digit = DataModule().read_picture(tmp_path / "one.png")
+    assert digit.shape == (28, 28)
+    assert digit[0, 0] == 0  # ink is bright
+    colour = DataModule("CIFAR10").read_picture(tmp_path / "one.png")
+    assert colour.shape == (3, 32, 32)
+    assert colour[:, 0, 0].tolist() == [255, 255, 255]

@@ -18,11 +18,16 @@ def test_filters_are_red_above_zero_and_blue_below():
     assert picture[2, 86].tolist() == [255, 255, 255]
 
 
+def test_weights_of_a_linear_layer_are_drawn_as_images_and_not_too_many():
+    picture = np.asarray(filters(torch.rand(100, 1, 28, 28)))
+    assert picture.shape == (8 * (4 * 28 + 2), 8 * (4 * 28 + 2), 3)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("side", [5, 13, 28, 30])
-def test_maps_of_any_size_lie_below_their_image(channels, side):
+@pytest.mark.parametrize("size", [(5, 5), (13, 13), (28, 28), (30, 30), (5, 28), (30, 7), (1, 3)])
+def test_maps_of_any_size_lie_below_their_image(channels, size):
     images = torch.rand(4, channels, 28, 28)
-    picture = np.asarray(feature_maps(images, torch.rand(4, 2, side, side)))
+    picture = np.asarray(feature_maps(images, torch.rand(4, 2, *size)))
     assert picture.shape == (3 * 30, 4 * 30)
     expected = to_gray(images.mean(1, keepdim=True))[1, 0].mul(255).byte()
     assert picture[2:30, 32:60].tolist() == expected.tolist()

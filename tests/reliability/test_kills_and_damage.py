@@ -21,6 +21,7 @@ import pytest
 import torch
 from launch import TRAIN
 from processes import differences, finish, outcome, start
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cnnbp.data import datasets
 from cnnbp.data.idx_files import MNIST_FILES
@@ -123,6 +124,10 @@ def test_a_run_that_is_killed_ends_in_the_very_same_state(tmp_path, seconds, rec
         done += kill_until_done(directory, rng, seconds, *options)
         assert differences(whole, outcome(directory / "outputs/run")) == []
         assert not list(directory.rglob("*.part"))
+        # what earlier processes wrote, what the last one did, and the test
+        assert len(list(directory.rglob("events.*"))) <= 3
+        board = EventAccumulator(str(directory / "outputs/run"), {"tensors": 0}).Reload()
+        assert len(board.Tensors("custom_scalars__config__")) == 1
         if done >= kills:
             break
 

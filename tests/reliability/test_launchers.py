@@ -15,6 +15,7 @@ from launch import TRAIN, TWO_STEPS
 from paths import ROOT
 
 from cnnbp.config.hydra_errors import explain
+from cnnbp.runs.run_lock import RunLock
 from cnnbp.sweeps import job_progress
 
 SMALL = (*TWO_STEPS, "~callbacks.dashboard", "logger=csv")
@@ -105,8 +106,10 @@ def test_a_launcher_that_is_not_installed_is_named_with_its_extra():
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Three jobs of a sweep: one done, one failed, one after its second epoch."""
-    (tmp_path / "multirun.yaml").touch()
+    """Three jobs of a sweep: one done, one failed, one after its second epoch.
+
+    A fourth one was finished before.
+    """
     for name in ("done", "failed", "running", "earlier"):
         (tmp_path / name / ".hydra").mkdir(parents=True)
         (tmp_path / name / ".hydra" / "config.yaml").touch()
@@ -115,12 +118,16 @@ def sweep(tmp_path):
     (tmp_path / "running" / "metrics.csv").write_text(
         "step,accuracy/train,accuracy/val\n3,0.1,0.2\n6,0.3,0.9\n"
     )
-    os.utime(tmp_path / "earlier" / ".hydra" / "config.yaml", (0, 0))
-    return tmp_path
+    (tmp_path / "earlier" / "result.json").touch()
+    os.utime(tmp_path / "earlier" / "result.json", (0, 0))
+    lock = RunLock(tmp_path / "running")
+    lock.acquire()
+    yield tmp_path
+    lock.release()
 
 
 def test_the_overview_tells_the_jobs_apart(sweep):
-    assert job_progress.read_states(sweep) == (
+    assert job_progress.read_states(sweep, since=1) == (
         [sweep / "done"],
         [sweep / "failed"],
         [sweep / "running"],
@@ -131,7 +138,7 @@ def test_the_overview_tells_the_jobs_apart(sweep):
 
 def test_the_overview_is_plain_lines_without_a_terminal(sweep, monkeypatch, capsys):
     monkeypatch.setattr(job_progress, "REFRESH_SECONDS", 0.01)
-    with job_progress.job_progress(sweep, 5):
+    with job_progress.job_progress(sweep, 5, since=1):
         time.sleep(0.2)
     line, job = capsys.readouterr().err.splitlines()
     assert re.match(

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from launch import TRAIN, TWO_STEPS
 from paths import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -60,16 +59,13 @@ def test_a_finished_job_is_not_trained_again_and_a_missing_one_is(train):
     assert board() == table
 
 
-def test_a_job_in_use_is_a_failed_one_and_keeps_its_files(train, capfd):
-    used = job("seed=1")
-    used.mkdir(parents=True)
-    used.with_name(f".{used.name}.holder").write_text("process 123 on some-host")
-    with FileLock(used.with_name(f".{used.name}.lock")):
-        with pytest.raises(SystemExit, match="1 of 2 jobs failed"):
-            train("-m", *SMALL, "name=sweep", "seed=1,2")
-        assert "is in use by process 123 on some-host" in board()[1]["error"]
-        assert not (used / "error.txt").exists()
-    assert (job("seed=2") / "result.json").exists()
+def test_a_part_that_cannot_be_built_is_told_in_one_line(train, capfd):
+    with pytest.raises(SystemExit, match="1 of 1 jobs failed"):
+        train("-m", *SMALL, "name=sweep", "callbacks.progress._target_=no.such.Part")
+    out = "".join(capfd.readouterr())
+    assert "callbacks.progress: Error loading 'no.such.Part'" in out
+    assert "Traceback" not in out
+    assert "HYDRA_FULL_ERROR" not in out
 
 
 def test_a_changed_config_is_refused_job_by_job_unless_overwritten(train):

@@ -64,7 +64,7 @@ def test_the_wheel_holds_what_is_read_at_run_time(wheel):
 
 
 def test_it_is_the_installed_package_that_is_run(environment, tmp_path):
-    code = "import cnnbp.train, cnnbp; print(cnnbp.train.__file__)"
+    code = "import cnnbp.main_job, cnnbp; print(cnnbp.main_job.__file__)"
     done = run(environment / "python", "-c", code, cwd=tmp_path)
     assert Path(done.stdout).is_relative_to(environment.parent)
 

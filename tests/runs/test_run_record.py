@@ -1,10 +1,9 @@
 """Reading a run directory back: what is missing, what is damaged, and what may not be called."""
 
 import pytest
-from omegaconf import OmegaConf
 
 from cnnbp.errors import UserError
-from cnnbp.runs.run_record import RunRecord, refuse_unknown_code
+from cnnbp.runs.run_record import RunRecord
 
 
 @pytest.fixture
@@ -77,24 +76,3 @@ def test_runs_below_a_directory_are_found_in_order_and_checkpoints_are_not_searc
         (tmp_path / name).mkdir(parents=True)
     found = [str(record.path.relative_to(tmp_path)) for record in RunRecord.below(tmp_path)]
     assert found == ["a/x", "b"]
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        "os.system",
-        "builtins.eval",
-        "cnnbp.runs.run_directory.shutil.rmtree",
-        "cnnbp.data.augment.torch.load",  # a module has what it imports
-        "torch.optim.Optimizer.load_state_dict.__globals__",
-        "torch.hub.load",
-        "cnnbp.modelx.Network",
-        "cnnbp.model.network.Nothing",
-    ],
-)
-def test_code_that_is_not_known_is_refused(run, target):
-    part = OmegaConf.create(
-        {"network": {"_target_": "torch.optim.SGD", "x": [{"_target_": target}]}}
-    )
-    with pytest.raises(UserError, match="which is not allowed here"):
-        refuse_unknown_code(RunRecord(run), part)

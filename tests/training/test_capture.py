@@ -7,6 +7,7 @@ from importlib import import_module
 import pytest
 import torch
 from recorded_graphs import Cuda
+from torch.nn import functional as F
 
 from cnnbp.data.augment import Augment
 from cnnbp.data.datamodule import DataModule
@@ -230,7 +231,9 @@ def test_evaluation(mode):
     torch.manual_seed(2)
     network, cuda = Network(widths=(8, 6, 4, 6, 4)).eval(), Cuda()
     device = torch.device("cpu")
-    eager, step = (EvaluationStep(network, DataModule().prepare, device) for _ in range(2))
+    eager, step = (
+        EvaluationStep(network, DataModule().prepare, F.cross_entropy, device) for _ in range(2)
+    )
     captured = CapturedEvaluation(step, cuda=cuda)
     expected, found = [], []
     for _ in range(2):
@@ -252,7 +255,9 @@ def test_evaluation(mode):
 def test_an_evaluation_that_cannot_be_captured_goes_on_eagerly(caplog):
     caplog.set_level("INFO")
     network, device = Network().eval(), torch.device("cpu")
-    eager, step = (EvaluationStep(network, DataModule().prepare, device) for _ in range(2))
+    eager, step = (
+        EvaluationStep(network, DataModule().prepare, F.cross_entropy, device) for _ in range(2)
+    )
     evaluation = CapturedEvaluation(step, cuda=Cuda(fails="no memory"))
     with torch.inference_mode():
         for number in range(6):

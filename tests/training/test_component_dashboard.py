@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 from torch.nn import functional as F
 
+from cnnbp.config.compose import compose as compose_run
 from cnnbp.data.datamodule import DataModule
 from cnnbp.figures.evaluation_images import confusion_matrix, mistake_sheet
 from cnnbp.figures.network_images import feature_maps, filters
@@ -218,6 +219,23 @@ def test_it_is_written_as_often_as_asked_for_and_for_other_networks(tmp_path):
     assert [point.step for point in events.Scalars("loss/train")] == [STEPS, 2 * STEPS, 3 * STEPS]
     assert [point.step for point in events.Scalars("gradient/conv5")] == [2 * STEPS]
     assert [picture.step for picture in events.Images("evaluation/confusion_matrix")] == [2 * STEPS]
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, [1, 2, 3]), (2, [2])])
+def test_in_a_multirun_only_the_last_epoch_has_pictures(tmp_path, every, steps):
+    options = {"every_n_epochs": every, "pictures": "last"}
+    _, _, events = fit(tmp_path, "trainer.max_epochs=3", **options)
+    scalars = [point.step for point in events.Scalars("gradient/conv5")]
+    assert scalars == [step * STEPS for step in steps]
+    for tag in ("evaluation/confusion_matrix", "features/conv2"):
+        assert [picture.step for picture in events.Images(tag)] == scalars[-1:]
+    assert [weight.step for weight in events.Histograms("weight/conv2")] == scalars[-1:]
+    assert [curve.step for curve in events.Tensors("precision_recall/3")] == scalars[-1:]
+
+
+@pytest.mark.parametrize(("run_dir", "pictures"), [(None, "each"), ("trial-0001", "last")])
+def test_a_single_run_has_pictures_of_each_epoch_and_a_trial_of_its_last(run_dir, pictures):
+    assert compose_run([], run_dir).callbacks.dashboard.pictures == pictures
 
 
 def test_a_run_continued_in_the_middle_of_an_epoch_shows_the_same(run, tmp_path):

@@ -155,8 +155,9 @@ def test_safetensors_keeps_the_bits_and_what_builds_the_network(run, tmp_path):
             assert torch.equal(file.get_tensor(name), value)
     options = {"widths": [32, 24, 16, 24, 16], "dropout": [0.05, 0.1, 0.1, 0.1]}
     options |= {"activation": "relu", "norm": "batch", "order": "activation_norm", "head": "gap"}
+    options |= {"channels": 1, "image_size": 28, "classes": 10}
     assert json.loads(facts.pop("network")) == options
-    assert facts == {"format": "pt", "dataset": "MNIST", "mean": "0.1307", "std": "0.3081"}
+    assert facts == {"format": "pt", "dataset": "MNIST", "mean": "[0.1307]", "std": "[0.3081]"}
     assert "the last epoch; this file holds those of the best epoch" in sections(path)["Accuracy"]
 
 
@@ -279,7 +280,7 @@ def test_a_colour_program_of_three_classes(tmp_path):
     images = torch.randint(256, (1000, 3, 8, 8), dtype=torch.uint8)
     with open(tmp_path / "file", "wb") as file, torch.no_grad():
         program = FORMATS["torch"].write(deployed, {}, file)
-        expected = deployed.network((images / 255 - dataset.mean) / dataset.std)
+        expected = deployed.network((images / 255 - dataset.mean[0]) / dataset.std[0])
     assert expected.shape == (1000, 3)
     assert largest_difference(program, images, expected) < 1e-5
 

@@ -15,8 +15,9 @@ from cnnbp.signals import REQUEUE, exit_at_once, on_stop
 
 log = logging.getLogger(__name__)
 
-# what is asked for beside the numbers of signals
-SAVE = 1
+# What is asked for where it is no signal. The signals that are handled have higher numbers, so that
+# of several processes' requests the highest counts.
+NOTHING, SAVE = 0, 1
 
 
 class Checkpoints(Checkpoint):
@@ -91,9 +92,9 @@ class Checkpoints(Checkpoint):
         self.signal = number
 
     def _asked(self, trainer) -> int:
-        """The signal that came, or SAVE when it is time, or 0; the same in all processes."""
+        """The signal that came, else SAVE when it is time, else NOTHING; alike in all processes."""
         is_time = time.monotonic() - self.saved >= self.every_n_seconds
-        asked = self.signal or (SAVE if is_time else 0)
+        asked = self.signal or (SAVE if is_time else NOTHING)
         if trainer.world_size > 1:
             asked = torch.tensor(asked, device=trainer.strategy.root_device)
             asked = int(trainer.strategy.reduce(asked, reduce_op="max"))
@@ -108,7 +109,7 @@ class Checkpoints(Checkpoint):
         self.keep, self.saved = PREVIOUS, time.monotonic()
 
     def _stop(self, trainer, asked: int) -> None:
-        if asked <= SAVE:
+        if asked in (NOTHING, SAVE):
             return
         if asked == REQUEUE and trainer.is_global_zero:
             _requeue()

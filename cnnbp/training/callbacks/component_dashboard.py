@@ -9,14 +9,14 @@ from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from cnnbp.figures.evaluation_images import confusion_matrix, mistake_sheet
 from cnnbp.figures.network_images import feature_maps, filters, to_gray
 from cnnbp.training.component_values import (
     activations,
-    convolution_weights,
+    component_weights,
     state_scalars,
     step_scalars,
 )
@@ -48,17 +48,20 @@ class Dashboard(Callback):
 
     Args:
         every_n_epochs: how often.
+        pictures: "each", or "last" for pictures, histograms and precision-recall curves of the last
+            such epoch alone: TensorBoard opens hundreds of runs only when these are small.
         embedding: also give the last features of up to 1,000 images to the projector, after
             training.
     """
 
-    def __init__(self, every_n_epochs: int = 1, embedding: bool = False):
-        self.every_n_epochs, self.embedding = every_n_epochs, embedding
+    def __init__(self, every_n_epochs: int = 1, pictures: str = "each", embedding: bool = False):
+        self.every_n_epochs, self.pictures, self.embedding = every_n_epochs, pictures, embedding
         self.boards: list[SummaryWriter] = []
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        for board in _boards(trainer):
-            board.add_custom_scalars(LAYOUT)
+        if trainer.global_step == 0:
+            for board in _boards(trainer):
+                board.add_custom_scalars(LAYOUT)
         # Lightning leaves this hook out where a run continues in the middle of an epoch
         self.on_train_epoch_start(trainer, module)
 
@@ -107,10 +110,31 @@ class Dashboard(Callback):
         if not self.before:
             return
         network = module.get_submodule("network")
-        weights = convolution_weights(network)
         images, labels = _evaluated_images(trainer.datamodule, FIXED_IMAGES)
         maps = activations(network, images)
         scalars = step_scalars(network, self.before, self.gradients) | state_scalars(network, maps)
+        for board in self.boards:
+            for name, value in scalars.items():
+                board.add_scalar(name, value, trainer.global_step)
+        is_last = trainer.current_epoch + 1 + self.every_n_epochs > trainer.max_epochs
+        if self.pictures == "each" or is_last:
+            self._add_pictures(trainer, network, maps, images, labels)
+
+    def _add_pictures(
+        self,
+        trainer: Trainer,
+        network: nn.Module,
+        maps: dict[str, Tensor],
+        images: Tensor,
+        labels: Tensor,
+    ) -> None:
+        """Write feature maps, filters, histograms, and what the evaluation shows.
+
+        Args:
+            maps: what the layers give for the images.
+            images, labels: the fixed ones.
+        """
+        weights = component_weights(network)
         # one image of each class
         first = np.unique(labels.cpu(), return_index=True)[1]
         pictures = {}
@@ -118,15 +142,17 @@ class Dashboard(Callback):
             pictures[f"features/{name}"] = feature_maps(images[first].cpu(), activation[first])
         # the others do not read the image
         for name in list(weights)[:1]:
-            pictures[f"features/{name}_filters"] = filters(weights[name])
+            kernels = _as_filters(weights[name], images)
+            if kernels is not None:
+                pictures[f"features/{name}_filters"] = filters(kernels)
         histograms = {f"weight/{name}": weight for name, weight in weights.items()}
-        for name, gradient in convolution_weights(network, self.gradients).items():
+        for name, gradient in component_weights(network, self.gradients).items():
             histograms[f"weight_gradient/{name}"] = gradient
         curves = {}
         if self.evaluated:
             curves = self._add_evaluation(trainer, pictures)
         for board in self.boards:
-            _write(board, trainer.global_step, scalars, histograms, pictures, curves)
+            _write(board, trainer.global_step, histograms, pictures, curves)
 
     def _add_evaluation(
         self, trainer: Trainer, pictures: dict[str, Image.Image]
@@ -136,12 +162,13 @@ class Dashboard(Callback):
         labels = torch.cat([part[1] for part in self.evaluated]).cpu()
         images = torch.cat([part[2] for part in self.evaluated]).cpu()
         mistaken = trainer.datamodule.as_pixels(images[logits.argmax(1) != labels])
-        pictures["evaluation/confusion_matrix"] = confusion_matrix(logits, labels)
-        pictures["evaluation/worst_mistakes"] = mistake_sheet(logits, labels, mistaken)
+        names = trainer.datamodule.dataset.class_names
+        pictures["evaluation/confusion_matrix"] = confusion_matrix(logits, labels, names)
+        pictures["evaluation/worst_mistakes"] = mistake_sheet(logits, labels, mistaken, names)
         probabilities = logits.softmax(1).nan_to_num()
         curves = {}
-        for label in range(logits.shape[1]):
-            curves[f"precision_recall/{label}"] = (labels == label, probabilities[:, label])
+        for label, name in enumerate(names):
+            curves[f"precision_recall/{name}"] = (labels == label, probabilities[:, label])
         return curves
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -153,10 +180,25 @@ class Dashboard(Callback):
             return
         # of the block before the classes
         features = maps[-2].mean((2, 3))
+        names = trainer.datamodule.dataset.class_names
+        if images.shape[1] not in (1, 3):
+            images = images.mean(1, keepdim=True)
         for board in _boards(trainer):
             board.add_embedding(
-                features, labels.tolist(), to_gray(images), trainer.global_step, tag="features"
+                features,
+                [names[label] for label in labels],
+                to_gray(images),
+                trainer.global_step,
+                tag="features",
             )
+
+
+def _as_filters(weight: Tensor, images: Tensor) -> Tensor | None:
+    """The weight of the first component as (C, _, k, k); None where it reads no images."""
+    if weight.ndim == 2 and weight.shape[1] == images[0].numel():
+        # a linear layer that reads every pixel
+        return weight.view(-1, *images.shape[1:])
+    return weight if weight.ndim == 4 else None
 
 
 def _evaluated_images(data: Any, count: int) -> tuple[Tensor, Tensor]:
@@ -174,13 +216,10 @@ def _boards(trainer: Trainer) -> list[SummaryWriter]:
 def _write(
     board: SummaryWriter,
     step: int,
-    scalars: dict[str, Tensor],
     histograms: dict[str, Tensor],
     pictures: dict[str, Image.Image],
     curves: dict[str, tuple[Tensor, Tensor]],
 ) -> None:
-    for name, value in scalars.items():
-        board.add_scalar(name, value, step)
     for name, values in histograms.items():
         finite = values[values.isfinite()]
         # else training has diverged, which another callback reports

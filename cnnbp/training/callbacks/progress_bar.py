@@ -22,9 +22,10 @@ class Progress(Callback):
     def on_train_epoch_start(self, trainer, module):
         self.start = self.shown = time.monotonic()
         # a launcher that sends the log to a file alone shows the progress of its jobs itself
-        handlers = logging.getLogger().handlers
+        handlers = logging.getLogger().handlers + logging.getLogger("cnnbp").handlers
         logs_to_terminal = any(type(handler) is logging.StreamHandler for handler in handlers)
-        is_shown = logs_to_terminal and trainer.is_global_zero and sys.stderr.isatty()
+        is_watched = sys.stderr.isatty() or _in_notebook()
+        is_shown = logs_to_terminal and trainer.is_global_zero and is_watched
         total = trainer.num_training_batches
         self.bar = tqdm(total=total, leave=False, disable=not is_shown, mininterval=0)
 
@@ -56,6 +57,13 @@ class Progress(Callback):
     def on_exception(self, trainer, module, exception):
         if hasattr(self, "bar"):
             self.bar.close()
+
+
+def _in_notebook() -> bool:
+    """Whether this is a cell of a notebook, whose output moves although it is no terminal."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def _result_line(trainer: Trainer, stage: str) -> str:

@@ -1,6 +1,9 @@
 """What TensorBoard shows beside the curves: the config, the graph, and the HPARAMS tab."""
 
+import io
+import logging
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,14 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard._pytorch_graph import graph
 
+from cnnbp.errors import on_one_line
+from cnnbp.runs.event_files import PATTERN, TEST
+from cnnbp.training.trackers import as_plain
+
+log = logging.getLogger(__name__)
+
 # traced once for all the jobs of a sweep that train the same network
-GRAPHS: dict[str, Any] = {}
+GRAPHS: dict[tuple[type, str], Any] = {}
 
 
 class Board(Callback):
@@ -24,7 +33,7 @@ class Board(Callback):
 
     def __init__(self, config_file: str, hyperparameters: dict):
         self.config_file = Path(config_file)
-        self.hyperparameters = {name: _plain(value) for name, value in hyperparameters.items()}
+        self.hyperparameters = {name: as_plain(value) for name, value in hyperparameters.items()}
 
     def on_train_start(self, trainer, module):
         if not trainer.is_global_zero:
@@ -38,7 +47,8 @@ class Board(Callback):
                 # four blanks make it a code block in Markdown
                 lines = self.config_file.read_text().splitlines()
                 logger.experiment.add_text("config", "\n".join("    " + line for line in lines))
-                _add_graph(logger, module.network, torch.zeros(1, 1, 28, 28, device=module.device))
+                shape = trainer.datamodule.dataset.image_shape
+                _add_graph(logger, module.network, torch.zeros(1, *shape, device=module.device))
 
     def on_test_start(self, trainer, module):
         if not trainer.is_global_zero:
@@ -46,10 +56,10 @@ class Board(Callback):
         for logger in _boards(trainer):
             # the test's points have a file of their own, which a run that was killed before its
             # result replaces
-            for old in Path(logger.log_dir).glob("*.tfevents.*.test"):
+            for old in Path(logger.log_dir).glob(f"{PATTERN}{TEST}"):
                 old.unlink()
             logger.experiment.close()
-            logger.experiment.filename_suffix = ".test"
+            logger.experiment.filename_suffix = TEST
 
     def on_test_end(self, trainer, module):
         results = {
@@ -61,19 +71,25 @@ class Board(Callback):
 
 
 def _add_graph(logger: TensorBoardLogger, network: torch.nn.Module, image: torch.Tensor) -> None:
-    text = str(network)
-    if text not in GRAPHS:
-        with warnings.catch_warnings():
-            # torch's own writer still traces
-            warnings.simplefilter("ignore", FutureWarning)
-            # in evaluation mode
-            GRAPHS[text] = graph(network, image)
-    logger.experiment.file_writer.add_graph(GRAPHS[text])
+    key = image.shape, type(network), str(network)
+    if key not in GRAPHS:
+        GRAPHS[key] = _trace(network, image)
+    if GRAPHS[key] is not None:
+        logger.experiment.file_writer.add_graph(GRAPHS[key])
+
+
+def _trace(network: torch.nn.Module, image: torch.Tensor) -> Any:
+    """The graph of a network in evaluation mode; None, with a line, where torch cannot trace it."""
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            # torch's own writer still traces, and prints errors that it raises
+            warnings.simplefilter("ignore")
+            return graph(network, image)
+    except Exception as error:  # a network of one's own may do anything
+        name = type(network).__name__
+        log.info("TensorBoard shows no graph of %s: %s", name, on_one_line(error)[:200])
+        return None
 
 
 def _boards(trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-
-
-def _plain(value):
-    return value if isinstance(value, (bool, int, float, str)) else str(value)

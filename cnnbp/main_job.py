@@ -3,12 +3,14 @@
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from cnnbp.config.check import check_arguments, validate
-from cnnbp.config.command_line import prepare_overrides
+from cnnbp.config.command_line import options_first, prepare_overrides
 from cnnbp.config.config_files import config_directory
 from cnnbp.config.error_line import errors_on_one_line
+from cnnbp.config.own_modules import add_current_folder
 from cnnbp.runs.run_directory import RunDirectory, job_failures, open_run
 
 
@@ -19,6 +21,8 @@ def main(config: DictConfig) -> float | list[str] | None:
     Returns:
         The accuracy that a sweep maximises, or what went wrong in a job of a sweep.
     """
+    # a job of a launcher is a process that may have been started elsewhere
+    add_current_folder(HydraConfig.get().runtime.cwd)
     with errors_on_one_line(), job_failures() as failures, open_run(config) as run:
         validate(config)
         if not run.finished:
@@ -32,19 +36,22 @@ def train(config: DictConfig, run: RunDirectory) -> None:
     # importing these takes seconds, and mistakes in the config are answered before
     from cnnbp.runs.checkpoint_file import find_checkpoint
     from cnnbp.training.build import build, fit, summarise
+    from cnnbp.training.trackers import tracked
 
     check_arguments(config)
     checkpoint = find_checkpoint(run.path, config.ckpt_path)
     data, model, trainer = build(config)
     run.start()
-    validation = fit(data, model, trainer, checkpoint)
-    trainer.test(model, data, verbose=False)
+    with tracked(trainer, run, config.hyperparameters):
+        validation = fit(data, model, trainer, checkpoint)
+        trainer.test(model, data, verbose=False)
     if not config.trainer.get("fast_dev_run"):
         run.finish(summarise(trainer, validation, config.seed))
 
 
 def run_from_command_line() -> None:
     """Train as `python train.py OVERRIDES` does."""
-    sys.argv[1:] = prepare_overrides(sys.argv[1:])
+    sys.argv[1:] = prepare_overrides(options_first(sys.argv[1:]))
+    add_current_folder()
     with errors_on_one_line():
         main()
