@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.benchmark import Timer
 
+import cnnbp.config.hydra_hooks  # noqa: F401  registers the resolvers of the config
 from benchmarks.tutorial import Waiting
 from cnnbp.training.build import build
 

@@ -13,7 +13,7 @@ from paths import ROOT
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks import FLOAT32, NO_DROPOUT, VARIANTS, plain
+from benchmarks import FLOAT32, NO_DROPOUT, ON_CPU, plain
 from benchmarks.ours import objects
 from benchmarks.tables import summarise, tables
 from benchmarks.tutorial import Tutorial
@@ -56,12 +56,12 @@ def test_the_program_measures_prints_stores_and_draws(tmp_path):
 def test_the_program_with_all_variants(tmp_path):
     done = benchmark(f"--json={tmp_path}/results.json", f"--plot={tmp_path}/bars.png")
     assert done.returncode == 0, done.stderr
-    check_files(tmp_path, list(VARIANTS))
+    check_files(tmp_path, list(ON_CPU))
 
 
 @pytest.mark.parametrize(
     ("argument", "words"),
-    [("--only=a,z", "no variant 'z'; choose from a,b,c,d,d0,e,f,g"), ("--rounds=0", "above 0")],
+    [("--only=a,z", "no variant 'z'; choose from a,b,c,d,d0,e,f,g,h"), ("--rounds=0", "above 0")],
 )
 def test_a_mistaken_argument_is_named(argument, words):
     done = benchmark(argument)
@@ -77,7 +77,7 @@ def test_a_variant_that_fails_says_why():
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_each_variant_answers_for_its_segments(name, tmp_path, monkeypatch):
     answers = io.StringIO()
     monkeypatch.setattr(sys, "stdin", io.StringIO("1\n2\n"))
