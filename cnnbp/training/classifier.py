@@ -13,6 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import Metric
 
 from cnnbp.config.hydra_errors import how_to_replace
 from cnnbp.errors import UserError
@@ -27,7 +28,7 @@ from cnnbp.training.resume import (
     check_schedule,
     check_version,
 )
-from cnnbp.training.stage_metrics import MakesMetric, stage_metrics
+from cnnbp.training.stage_metrics import stage_metrics
 from cnnbp.training.step import EvaluationStep, LightningStep, TrainingStep, overridden_hooks
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Classifier(LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., dict[str, Any]] | None = None,
         loss: Loss | None = None,
-        metrics: Mapping[str, MakesMetric] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
         label_smoothing: float = 0.0,
         channels_last: bool = True,
         backprop: str = "autograd",

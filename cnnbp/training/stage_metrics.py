@@ -1,6 +1,6 @@
 """What is measured on validation and test images beside loss and accuracy."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -9,13 +9,8 @@ from torchmetrics import Metric, MetricCollection
 from cnnbp.errors import UserError, on_one_line
 from cnnbp.training.epoch_sums import MEANS
 
-# a metric, or what makes one of `num_classes`
-MakesMetric = Metric | Callable[..., Metric]
 
-
-def stage_metrics(
-    classes: int, others: Mapping[str, MakesMetric] | None = None
-) -> MetricCollection:
+def stage_metrics(classes: int, others: Mapping[str, Metric] | None = None) -> MetricCollection:
     """The metrics that somebody has added to loss and accuracy.
 
     Args:
@@ -32,7 +27,8 @@ def stage_metrics(
             continue
         if name in MEANS or "/" in name:
             raise UserError(f"metrics.{name}: must have another name")
-        metrics[name] = _made(name, metric, classes)
+        _check_metric(name, metric, classes)
+        metrics[name] = metric
     return MetricCollection(metrics, compute_groups=False)
 
 
@@ -45,10 +41,9 @@ def lower_is_better(metrics: MetricCollection) -> list[str]:
     return names
 
 
-def _made(name: str, metric: MakesMetric, classes: int) -> Metric:
+def _check_metric(name: str, metric: Metric, classes: int) -> None:
     try:
-        made = metric if isinstance(metric, Metric) else metric(num_classes=classes)
-        trial = made.clone()
+        trial = metric.clone()
         # half of the images of each class right
         logits = torch.eye(classes).repeat(2, 1)
         labels = torch.arange(2 * classes) % classes
@@ -60,4 +55,3 @@ def _made(name: str, metric: MakesMetric, classes: int) -> Metric:
         ) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise UserError(f"metrics.{name}: gives more than one number; give average=macro or so")
-    return made
