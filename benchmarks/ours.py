@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.benchmark import Timer
 
 import cnnbp.config.hydra_hooks  # noqa: F401  registers the resolvers of the config
-from benchmarks.tutorial import Waiting
+from benchmarks.waiting import Waiting
 from cnnbp.training.build import build
 
 CONF = Path(__file__).parents[1] / "conf"
