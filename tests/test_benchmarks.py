@@ -13,7 +13,8 @@ from paths import ROOT
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks import FLOAT32, NO_DROPOUT, ON_CPU, plain
+from benchmarks import FLOAT32, NO_DROPOUT, ON_CPU, gpu, plain
+from benchmarks.gpu_parts import captured
 from benchmarks.ours import objects
 from benchmarks.tables import summarise, tables
 from benchmarks.tutorial import Tutorial
@@ -185,3 +186,29 @@ def test_ratios_are_taken_round_by_round():
         line.count("|") for line in tables(results, markdown=True).splitlines() if "|" in line
     }
     assert shapes == {7, 8}
+
+
+def test_parity_on_a_gpu_cannot_be_that_of_an_eager_step():
+    assert captured("gpu") == "trainer.graph=true"
+
+
+def test_a_part_has_the_time_that_is_left():
+    assert gpu.run_part("step", None, limit=0) == {"failed": "there was no time left"}
+    # those that have not had their turn are left out, whatever the first ones took
+    assert max(gpu.LIMITS.values()) < gpu.TOTAL < 480
+    assert gpu.QUICK_TOTAL < 100
+
+
+@pytest.mark.slow
+def test_all_checks_of_a_gpu_are_rehearsed_on_the_cpu(tmp_path):
+    file = tmp_path / "answers.json"
+    parts = ["parity", "step", "baseline", "fast", "resume", "precisions"]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--accelerator=cpu"]
+    for part in parts:
+        own = ["--only", part, "--output", str(file)]
+        done = subprocess.run([*command, *own], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        answers = json.loads(file.read_text())[part]
+        assert "failed" not in answers, answers
+        if part == "parity":
+            assert answers == {"muon": "graph same bits, eager again same bits"}
