@@ -221,7 +221,8 @@ def _numbers(optimizer: torch.optim.Optimizer) -> tuple:
     for group in optimizer.param_groups:
         for key, value in group.items():
             if key not in ("params", "lr"):
-                numbers.append(value)
+                # a list from a config has no hash
+                numbers.append(tuple(value) if isinstance(value, list) else value)
     return tuple(numbers)
 
 

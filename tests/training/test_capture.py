@@ -23,7 +23,7 @@ from cnnbp.training.step import EvaluationStep, TrainingStep
 OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3, fused=True),
     "adam": partial(torch.optim.Adam, lr=1e-3, fused=True),
-    "adamw": partial(torch.optim.AdamW, lr=1e-3, fused=True),
+    "adamw": partial(torch.optim.AdamW, lr=1e-3, betas=[0.9, 0.99], fused=True),
     # as torch chooses by itself on a GPU
     "rmsprop": partial(torch.optim.RMSprop, lr=1e-3, momentum=0.5, foreach=True),
     "muon": partial(Muon, lr=1e-2, momentum=0.95, weight_decay=0.01),
