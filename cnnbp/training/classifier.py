@@ -243,12 +243,16 @@ class Classifier(LightningModule):
         if self.evaluation is None:
             data = self.trainer.datamodule
             self.evaluation = EvaluationStep(self, data.prepare, self.evaluation_loss, self.device)
-            self.evaluate = self.evaluation
-            is_alone = self.trainer.world_size == 1
-            if self.device.type == "cuda" and self.graph is not False and is_alone:
-                self.evaluate = CapturedEvaluation(self.evaluation, required=self.graph is True)
+            self.evaluate = self._evaluation_on_device(self.evaluation)
         self.evaluation.reset_sums()
         self.images_evaluated = 0
+
+    def _evaluation_on_device(self, step: EvaluationStep) -> Callable[..., Tensor]:
+        """The step; on a GPU captured as a CUDA graph, where training may be."""
+        is_alone = self.trainer.world_size == 1
+        if self.device.type == "cuda" and self.graph is not False and is_alone:
+            return CapturedEvaluation(step, required=self.graph is True)
+        return step
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return self._evaluate(batch, self.trainer.datamodule.epoch_stage)

@@ -1,11 +1,14 @@
 """The real step, captured and replayed by the stand-in for CUDA graphs, against the eager one."""
 
+import json
 from copy import deepcopy
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
+from launch import TWO_STEPS
 from recorded_graphs import Cuda
 from torch.nn import functional as F
 
@@ -15,7 +18,7 @@ from cnnbp.errors import UserError
 from cnnbp.model.network import Network
 from cnnbp.training import schedules
 from cnnbp.training.capture import WARM_UP_STEPS, CapturedEvaluation, CapturedStep, DeviceStep
-from cnnbp.training.classifier import parameter_groups
+from cnnbp.training.classifier import Classifier, parameter_groups
 from cnnbp.training.moving_average import MovingAverage
 from cnnbp.training.muon import Muon
 from cnnbp.training.step import EvaluationStep, TrainingStep
@@ -250,6 +253,36 @@ def test_evaluation(mode):
     for one, other in zip(expected, found, strict=True):
         assert torch.equal(one, other)
     assert (cuda.captures, cuda.replays) == (2, 14)
+
+
+def test_a_run_ends_in_the_same_bits(train, monkeypatch):
+    """Through Lightning: averages are swapped in for each evaluation, and saved."""
+    cuda, options = Cuda(), ("average=ema", "augment=all", "optimizer=muon", "scheduler=one_cycle")
+    sizes = ("trainer.limit_train_batches=9", "trainer.limit_val_batches=5", "data.val_size=500")
+    kinds = {
+        "eager": (DeviceStep, lambda step: step),
+        "captured": (partial(CapturedStep, cuda=cuda), partial(CapturedEvaluation, cuda=cuda)),
+    }
+    for name, (runner, evaluation) in kinds.items():
+        monkeypatch.setattr(Classifier, "_on_device", lambda self, _, r=runner: r(self.step))
+        monkeypatch.setattr(
+            Classifier, "_evaluation_on_device", lambda _, step, e=evaluation: e(step)
+        )
+        accumulate = "trainer.accumulate_grad_batches=2"
+        common = (*TWO_STEPS, "trainer.max_epochs=2", "logger=none", "~callbacks.dashboard")
+        train(*common, *sizes, *options, accumulate, f"name={name}")
+    eager, captured = (
+        torch.load(f"outputs/{name}/checkpoints/last.ckpt", weights_only=True) for name in kinds
+    )
+    for part in ("state_dict", "current_model_state", "train_sums"):
+        for name, value in eager[part].items():
+            assert torch.equal(value, captured[part][name]), (part, name)
+    results = [json.loads(Path(f"outputs/{name}/result.json").read_text()) for name in kinds]
+    for key in ("accuracy", "loss", "val_accuracy", "val_loss"):
+        assert results[0][key] == results[1][key]
+    # first and second batches of a step, and evaluation
+    assert cuda.captures == 3
+    assert cuda.replays == 5 + 5 + 7
 
 
 def test_an_evaluation_that_cannot_be_captured_goes_on_eagerly(caplog):
