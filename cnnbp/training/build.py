@@ -27,6 +27,7 @@ from cnnbp.runs.checkpoint_file import load
 from cnnbp.training.callbacks.throughput import Speed
 from cnnbp.training.classifier import Classifier
 from cnnbp.training.data_facts import with_facts
+from cnnbp.training.epoch_sums import MEANS
 from cnnbp.training.memory import keep_freed_memory
 from cnnbp.training.network_check import check_network
 from cnnbp.training.stage_metrics import lower_is_better
@@ -212,7 +213,7 @@ def summarise(trainer: Trainer, validation: dict[str, Any], seed: int) -> dict[s
     result: dict[str, Any] = {}
     measured: Any = trainer.lightning_module.metrics["test_metrics"]
     for stage, prefix in RESULT_STAGES.items():
-        for name in measured:
+        for name in (*MEANS, *measured):
             if f"{name}/{stage}" in metrics:
                 result[f"{prefix}{name}"] = metrics[f"{name}/{stage}"].item()
     added = lower_is_better(measured)

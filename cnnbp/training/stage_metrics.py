@@ -1,18 +1,17 @@
-"""What is measured on validation and test images."""
+"""What is measured on validation and test images beside loss and accuracy."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from cnnbp.errors import UserError, on_one_line
-from cnnbp.training.mean_loss import MeanLoss
+from cnnbp.training.epoch_sums import MEANS
 
 
 def stage_metrics(classes: int, others: Mapping[str, Metric] | None = None) -> MetricCollection:
-    """Loss and accuracy, which look at no value (a GPU would have to be waited for), and others.
+    """The metrics that somebody has added to loss and accuracy.
 
     Args:
         others: by the names that they are logged under.
@@ -21,15 +20,12 @@ def stage_metrics(classes: int, others: Mapping[str, Metric] | None = None) -> M
         UserError: one of the others takes no logits, gives more than one number, or has a name that
             is in use.
     """
-    metrics: dict[str, Metric | MetricCollection] = {
-        "loss": MeanLoss(),
-        "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
-    }
+    metrics: dict[str, Metric | MetricCollection] = {}
     for name, metric in (others or {}).items():
         # which ~metrics.NAME leaves out, and metrics.NAME=null too
         if metric is None:
             continue
-        if name in metrics or "/" in name:
+        if name in MEANS or "/" in name:
             raise UserError(f"metrics.{name}: must have another name")
         _check_metric(name, metric, classes)
         metrics[name] = metric
@@ -40,7 +36,7 @@ def lower_is_better(metrics: MetricCollection) -> list[str]:
     """The names of added metrics of which less is better, as far as they say so."""
     names = []
     for name, metric in metrics.items(keep_base=True):
-        if name != "loss" and metric.higher_is_better is False:
+        if metric.higher_is_better is False:
             names.append(str(name))
     return names
 
