@@ -3,12 +3,16 @@
 import csv
 import json
 import os
+import random
+import shutil
 import signal
+import time
 
 import pytest
 import torch
 from launch import TWO_STEPS, train_in
 from omegaconf import OmegaConf
+from processes import differences, finish, outcome, start
 from torch import nn
 
 from cnnbp.sweeps.fleet_jobs import by_position, in_parts, kind
@@ -153,6 +157,33 @@ def test_a_member_is_continued_alone(stopped):
     train_in(stopped, "-m", *LONGER, "launcher=serial")
     for run in runs(stopped):
         assert json.loads((run / "result.json").read_text())["steps"] == 8
+
+
+@pytest.mark.slow
+def test_a_fleet_killed_again_and_again_ends_as_an_undisturbed_one(tmp_path):
+    options = ("-m", *LONGER, FLEET, "average=ema", "data.val_size=5000")
+    options += ("trainer.limit_train_batches=12", "callbacks.checkpoints.every_n_seconds=0.001")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for directory in (whole, killed):
+        directory.mkdir()
+    begin = time.monotonic()
+    finish(whole, *options)
+    seconds = time.monotonic() - begin
+    chance, kills = random.Random(3), 0
+    while kills < 10:
+        process = start(killed, *options)
+        process.join(chance.uniform(0.3, 0.9) * seconds)
+        if process.exitcode is not None:
+            # it has come to its end before: once more from the beginning
+            assert process.exitcode == 0
+            shutil.rmtree(killed / "outputs")
+            continue
+        process.kill()
+        process.join()
+        kills += 1
+    finish(killed, *options)
+    for run, expected in zip(runs(killed), runs(whole), strict=True):
+        assert differences(outcome(run), outcome(expected)) == []
 
 
 def test_a_member_that_diverges_fails_alone(tmp_path):
