@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks import VARIANTS
+from benchmarks import ON_CPU, ON_GPU, VARIANTS
 from benchmarks.tables import draw, summarise, tables
 from benchmarks.turns import ROOT, measure, workers
 from cnnbp.config.error_line import errors_on_one_line
@@ -20,7 +20,7 @@ def main() -> None:
     steps, rounds = options.steps or steps, options.rounds or rounds
     with errors_on_one_line():
         with workers(
-            options.only or list(VARIANTS), options.accelerator, options.threads
+            options.only or all_variants(options.accelerator), options.accelerator, options.threads
         ) as started:
             results = summarise(measure(started, steps, rounds), steps)
         print(tables(results, options.markdown))
@@ -65,6 +65,15 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="default: docs/benchmark.png")
     return parser.parse_args()
+
+
+def all_variants(accelerator: str) -> list[str]:
+    """What is measured where nothing is chosen."""
+    if accelerator == "auto":
+        import torch
+
+        accelerator = "gpu" if torch.accelerator.is_available() else "cpu"
+    return list(ON_GPU if accelerator == "gpu" else ON_CPU)
 
 
 def names(text: str) -> list[str]:

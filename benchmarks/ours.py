@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.benchmark import Timer
 
-from benchmarks.tutorial import Waiting
+import cnnbp.config.hydra_hooks  # noqa: F401  registers the resolvers of the config
+from benchmarks.waiting import Waiting
 from cnnbp.training.build import build
 
 CONF = Path(__file__).parents[1] / "conf"

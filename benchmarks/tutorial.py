@@ -5,6 +5,7 @@ from torch.nn import functional as F
 from torchmetrics import Accuracy
 
 from benchmarks import plain
+from benchmarks.waiting import Waiting
 
 
 class Tutorial(pl.LightningModule):
@@ -29,16 +30,6 @@ class Tutorial(pl.LightningModule):
 
     def configure_optimizers(self):
         return plain.optimizer(self)
-
-
-class Waiting(pl.Callback):
-    """Stops in front of each step at the gate."""
-
-    def __init__(self, gate):
-        self.gate = gate
-
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        self.gate.step()
 
 
 def run(gate, directory, overrides) -> None:

@@ -103,7 +103,12 @@ COMMANDS = {
                 "files",
                 nargs="+",
                 metavar="FILE",
-                help="any picture with one digit on a plain ground",
+                help="any picture with digits; rules, a frame, shade and noise do not matter",
+            ),
+            Argument(
+                "--show",
+                metavar="FILE.png",
+                help="draw what the network saw, with boxes on the pictures",
             ),
         ),
     ),

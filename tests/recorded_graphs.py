@@ -105,7 +105,8 @@ class Recording(TorchDispatchMode):
     def replay(self):
         """Run the operators again, in place."""
         self.cuda.replays += 1
-        with torch.no_grad():
+        # the precision of each operator is settled
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
             for operator, args, kwargs, fresh in self.operators:
                 results = tensors(operator(*args, **kwargs))
                 for kept, result in zip(fresh, results, strict=True):

@@ -13,7 +13,8 @@ from paths import ROOT
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks import FLOAT32, NO_DROPOUT, VARIANTS, plain
+from benchmarks import FLOAT32, NO_DROPOUT, ON_CPU, gpu, plain
+from benchmarks.gpu_parts import captured
 from benchmarks.ours import objects
 from benchmarks.tables import summarise, tables
 from benchmarks.tutorial import Tutorial
@@ -56,12 +57,12 @@ def test_the_program_measures_prints_stores_and_draws(tmp_path):
 def test_the_program_with_all_variants(tmp_path):
     done = benchmark(f"--json={tmp_path}/results.json", f"--plot={tmp_path}/bars.png")
     assert done.returncode == 0, done.stderr
-    check_files(tmp_path, list(VARIANTS))
+    check_files(tmp_path, list(ON_CPU))
 
 
 @pytest.mark.parametrize(
     ("argument", "words"),
-    [("--only=a,z", "no variant 'z'; choose from a,b,c,d,d0,e,f,g"), ("--rounds=0", "above 0")],
+    [("--only=a,z", "no variant 'z'; choose from a,b,c,d,d0,e,f,g,h"), ("--rounds=0", "above 0")],
 )
 def test_a_mistaken_argument_is_named(argument, words):
     done = benchmark(argument)
@@ -77,7 +78,7 @@ def test_a_variant_that_fails_says_why():
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_each_variant_answers_for_its_segments(name, tmp_path, monkeypatch):
     answers = io.StringIO()
     monkeypatch.setattr(sys, "stdin", io.StringIO("1\n2\n"))
@@ -185,3 +186,29 @@ def test_ratios_are_taken_round_by_round():
         line.count("|") for line in tables(results, markdown=True).splitlines() if "|" in line
     }
     assert shapes == {7, 8}
+
+
+def test_parity_on_a_gpu_cannot_be_that_of_an_eager_step():
+    assert captured("gpu") == "trainer.graph=true"
+
+
+def test_a_part_has_the_time_that_is_left():
+    assert gpu.run_part("step", None, limit=0) == {"failed": "there was no time left"}
+    # those that have not had their turn are left out, whatever the first ones took
+    assert max(gpu.LIMITS.values()) < gpu.TOTAL < 480
+    assert gpu.QUICK_TOTAL < 100
+
+
+@pytest.mark.slow
+def test_all_checks_of_a_gpu_are_rehearsed_on_the_cpu(tmp_path):
+    file = tmp_path / "answers.json"
+    parts = ["parity", "step", "baseline", "fast", "resume", "precisions"]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--accelerator=cpu"]
+    for part in parts:
+        own = ["--only", part, "--output", str(file)]
+        done = subprocess.run([*command, *own], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        answers = json.loads(file.read_text())[part]
+        assert "failed" not in answers, answers
+        if part == "parity":
+            assert answers == {"muon": "graph same bits, eager again same bits"}

@@ -377,7 +377,7 @@ class TrainerOptions(TypedDict, total=False):
         Field(description="auto: bfloat16 where the device computes it natively"),
     ]
     graph: Annotated[
-        Literal["auto"] | bool, Field(description="on a GPU, capture the step as a CUDA graph")
+        Literal["auto"] | bool, Field(description="on a GPU, capture steps as CUDA graphs")
     ]
     limit_train_batches: Annotated[Limit, Field(description="number or share of batches")]
     limit_val_batches: Annotated[Limit, Field(description="number or share of batches")]

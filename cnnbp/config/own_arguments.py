@@ -15,6 +15,8 @@ from cnnbp.config.hydra_errors import how_to_replace
 from cnnbp.config.options import reason_of
 from cnnbp.errors import UserError
 
+# arguments of networks and metrics that building a run adds
+OF_THE_DATA_SET = ("channels", "image_size", "classes", "num_classes")
 # pydantic's errors for types that no value of a config file has
 OF_OBJECTS = {"callable_type", "is_instance_of", "is_subclass_of", "is_type"}
 
@@ -61,8 +63,12 @@ def _refuse_missing(
 ) -> None:
     for name, parameter in parameters.items():
         is_single = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if is_single and parameter.default is parameter.empty and name not in given:
-            raise UserError(f"{place}.{name}: {target} needs it; add it as +{place}.{name}=...")
+        is_missing = parameter.default is parameter.empty and name not in given
+        if is_single and is_missing and name not in OF_THE_DATA_SET:
+            raise UserError(
+                f"{place}.{name}: {target} needs it; add it as +{place}.{name}=..., "
+                f"or +{place}._partial_=true where training is to call it"
+            )
 
 
 def _check_types(

@@ -217,6 +217,20 @@ class DataModule(LightningDataModule):
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
+    def read_places(self, path: str | Path) -> list[tuple[Tensor, user_pictures.Box | None]]:
+        """Read what is on a user's picture: each digit, or all of it as one image.
+
+        Returns:
+            images as from `read_picture`, in the order of reading, each with its box where there
+            is one.
+
+        Raises:
+            UserError: names the file that cannot be read.
+        """
+        if self.dataset.is_ink_on_paper:
+            return [(digit.pixels, digit.box) for digit in user_pictures.load_digits(path)]
+        return [(self.read_picture(path), None)]
+
     def as_stored(self, picture: Image.Image) -> Tensor:
         """Turn a picture into an image like those of the data set.
 

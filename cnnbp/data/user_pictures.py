@@ -1,13 +1,20 @@
 """A user's picture of a digit, prepared as the digits of MNIST were."""
 
+import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from cnnbp.data.picture_ink import EDGE, find_ink
+from cnnbp.data.picture_lines import without_lines
+from cnnbp.data.picture_parts import find_parts, frames
+from cnnbp.data.picture_strokes import spread, thickened
 from cnnbp.errors import UserError
 from cnnbp.files import refuse_pipe
 
@@ -16,16 +23,38 @@ FIELD, BOX = 28, 20
 
 # a larger picture is averaged down: faster, less noise, and 20 x 20 is all that is wanted
 WORKING_SIZE = 400
-# grey levels of 255 between paper and ink below which a picture counts as blank
-FAINTEST = 16
-# share of the strongest ink from which a pixel counts for the bounding box
-EDGE = 0.2
 # share of the ink that may lie beyond each side of the bounding box
 DUST = 0.002
 
 
+# left, top, right, bottom in pixels of a picture that is held upright
+Box = tuple[int, int, int, int]
+
+
+class Digit(NamedTuple):
+    """A digit found on a picture.
+
+    Attributes:
+        pixels: (28, 28), uint8: the ink is bright on 0, fits a 20 x 20 box, and has its centre of
+            mass on pixel (14, 14) as far as it fits.
+        box: where it is on the picture.
+    """
+
+    pixels: Tensor
+    box: Box
+
+
 def load(path: str | Path) -> Tensor:
     """Read a picture of one digit and `prepare` it: uint8 (28, 28), ink bright on 0.
+
+    Raises:
+        UserError: names the file; see `load_digits`.
+    """
+    return largest(load_digits(path)).pixels
+
+
+def load_digits(path: str | Path) -> list[Digit]:
+    """Read a picture and `find_digits` on it.
 
     Raises:
         UserError: names the file; it is not a picture, too large to be one of a digit, damaged or
@@ -48,7 +77,7 @@ def load(path: str | Path) -> Tensor:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason})") from None
     try:
-        return prepare(image)
+        return find_digits(image)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -57,13 +86,54 @@ def prepare(image: Image.Image) -> Tensor:
     """Turn a picture of one digit, dark or bright, of any size and mode, into one like MNIST's.
 
     Returns:
-        (28, 28), uint8: the ink is bright on 0, fits a 20 x 20 box, and has its centre of mass on
-        pixel (14, 14) as far as it fits.
+        `Digit.pixels` of the largest digit, (28, 28), uint8.
 
     Raises:
         UserError: the picture is blank, or its colours cannot be turned into grey.
     """
-    ink = _ink(_grey(image))
+    return largest(find_digits(image)).pixels
+
+
+def largest(digits: Sequence[Digit]) -> Digit:
+    """The digit whose box is the largest."""
+
+    def size(digit: Digit) -> int:
+        left, top, right, bottom = digit.box
+        return (right - left) * (bottom - top)
+
+    return max(digits, key=size)
+
+
+def find_digits(image: Image.Image) -> list[Digit]:
+    """Find the digits on a picture, in the order of reading, each made like one of MNIST's.
+
+    Raises:
+        UserError: the picture is blank, or its colours cannot be turned into grey.
+    """
+    grey, factor = _grey(image)
+    coarse, fine = find_ink(grey)
+    free = ~_around(frames(coarse, EDGE))
+    coarse, fine = without_lines(coarse * free, fine * free, EDGE)
+    if coarse.max() < EDGE:
+        raise UserError("no digit found (nothing but lines)")
+    labels, parts = find_parts(coarse, EDGE)
+    digits = []
+    for part in parts:
+        own = fine * _around(np.isin(labels, part.labels))
+        left, top, right, bottom = part.box
+        box = (factor * left, factor * top, factor * right, factor * bottom)
+        digits.append(Digit(_fitted(own), box))
+    return digits
+
+
+def _around(mask: np.ndarray) -> np.ndarray:
+    """The mask with its neighbours: the soft edges of its ink."""
+    return spread(spread(mask, diagonal=True), diagonal=False)
+
+
+def _fitted(ink: np.ndarray) -> Tensor:
+    """Ink of one digit as (28, 28), uint8."""
+    ink = thickened(ink, EDGE, BOX)
     (left, right), (top, bottom) = (_extent((ink * (ink > EDGE)).sum(axis)) for axis in (0, 1))
     scale = BOX / max(right - left, bottom - top)
     size = [max(1, round(scale * length)) for length in (right - left, bottom - top)]
@@ -74,8 +144,12 @@ def prepare(image: Image.Image) -> Tensor:
     return torch.from_numpy((255 * _centred(fitted)).round().astype(np.uint8))
 
 
-def _grey(image: Image.Image) -> np.ndarray:
-    """Grey levels 0..255, float32 (H, W), at most about WORKING_SIZE pixels wide and high."""
+def _grey(image: Image.Image) -> tuple[np.ndarray, int]:
+    """Grey levels 0..255, float32 (H, W), of about WORKING_SIZE squared pixels at most.
+
+    Returns:
+        the levels, and how many pixels of the picture each stands for along a side.
+    """
     # cameras store how they were held, not turned pixels
     image = ImageOps.exif_transpose(image)
     try:
@@ -89,8 +163,8 @@ def _grey(image: Image.Image) -> np.ndarray:
         raise UserError(
             f"its colours ({image.mode}) cannot be turned into grey; save it as RGB"
         ) from None
-    factor = -(-max(grey.shape) // WORKING_SIZE)
-    return np.asarray(Image.fromarray(grey).reduce(factor))
+    factor = max(1, math.ceil(math.sqrt(grey.size) / WORKING_SIZE))
+    return np.asarray(Image.fromarray(grey).reduce(factor)), factor
 
 
 def _stretched(image: Image.Image) -> np.ndarray:
@@ -113,38 +187,6 @@ def _flattened(image: Image.Image) -> np.ndarray:
     if fills_its_box and np.ptp(opaque) > 64:
         paper = np.median(opaque)
     return paper + (grey - paper) * alpha
-
-
-def _ink(grey: np.ndarray) -> np.ndarray:
-    """Ink in 0..1 on 0, float32 (H, W): what stands out from the paper and its noise."""
-    paper, noise = _paper(grey)
-    ink = grey - paper
-    # dark ink or bright: in the sum of cubes little strong ink outweighs much faint shade
-    ink = ink * np.sign(np.sum(ink**3))
-    ink = (ink - noise).clip(0)
-    if ink.max() < FAINTEST:
-        raise UserError("no digit found (the image is blank)")
-    return ink / ink.max()
-
-
-def _paper(grey: np.ndarray) -> tuple[np.ndarray, float]:
-    """Grey levels of the empty paper, float32 (H, W), and their noise.
-
-    The paper is the plane that fits the border, because light often slopes.
-    """
-    border = np.ones(grey.shape, bool)
-    border[1:-1, 1:-1] = False
-    height, width = (np.linspace(-1, 1, length, dtype=np.float32) for length in grey.shape)
-    terms = np.stack([np.ones_like(grey), *np.meshgrid(height, width, indexing="ij")], axis=-1)
-    paper = np.full_like(grey, np.median(grey[border]))
-    # without the outliers: ink may touch the border
-    for _ in range(3):
-        distance = np.abs(grey - paper)[border]
-        # three standard deviations of normal noise
-        noise = 4.5 * np.median(distance)
-        near = distance <= noise
-        paper = terms @ np.linalg.lstsq(terms[border][near], grey[border][near])[0]
-    return paper, noise
 
 
 def _extent(profile: np.ndarray) -> tuple[int, int]:

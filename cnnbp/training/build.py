@@ -12,14 +12,22 @@ from typing import Any, NamedTuple
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer, seed_everything
+from pytorch_lightning import (
+    Callback,
+    LightningDataModule,
+    LightningModule,
+    Trainer,
+    seed_everything,
+)
 from torch import Tensor
 
+from cnnbp.data.datamodule import DataModule
 from cnnbp.errors import UserError
 from cnnbp.runs.checkpoint_file import load
 from cnnbp.training.callbacks.throughput import Speed
 from cnnbp.training.classifier import Classifier
 from cnnbp.training.data_facts import with_facts
+from cnnbp.training.epoch_sums import MEANS
 from cnnbp.training.memory import keep_freed_memory
 from cnnbp.training.network_check import check_network
 from cnnbp.training.stage_metrics import lower_is_better
@@ -71,9 +79,11 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
     if own.clip is not None and precision == "16-mixed":
         model_config = unfused(model_config)
     data = instantiate(config.data)
+    _check_kind("data", data, DataModule)
     # its mistakes are told before the run directory is written
     data.setup("fit")
     model = instantiate(with_facts(model_config, data.dataset))
+    _check_kind("model", model, LightningModule)
     if isinstance(model, Classifier):
         check_network(model.network, data)
         model.accumulate, model.graph = own.accumulate, own.graph
@@ -84,10 +94,27 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
     trainer = instantiate(
         trainer_config,
         precision=precision,
-        callbacks=[part for part in instantiate(config.callbacks).values() if part],
+        callbacks=_make_callbacks(config.callbacks),
         logger=make_loggers(config),
     )
     return data, model, trainer
+
+
+def _make_callbacks(group: DictConfig) -> list[Callback]:
+    callbacks = []
+    for name, callback in instantiate(group).items():
+        # null leaves one out
+        if callback is not None:
+            _check_kind(f"callbacks.{name}", callback, Callback)
+            callbacks.append(callback)
+    return callbacks
+
+
+def _check_kind(place: str, part: Any, kind: type) -> None:
+    """Raise a UserError where a part is of another class than training can use."""
+    if not isinstance(part, kind):
+        own = type(part).__name__
+        raise UserError(f"{place}: is a {own}; must be a {kind.__module__}.{kind.__name__}")
 
 
 class StepOptions(NamedTuple):
@@ -186,7 +213,7 @@ def summarise(trainer: Trainer, validation: dict[str, Any], seed: int) -> dict[s
     result: dict[str, Any] = {}
     measured: Any = trainer.lightning_module.metrics["test_metrics"]
     for stage, prefix in RESULT_STAGES.items():
-        for name in measured:
+        for name in (*MEANS, *measured):
             if f"{name}/{stage}" in metrics:
                 result[f"{prefix}{name}"] = metrics[f"{name}/{stage}"].item()
     added = lower_is_better(measured)

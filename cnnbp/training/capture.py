@@ -1,33 +1,125 @@
-"""A training step as a CUDA graph: captured once for each kind of batch, then replayed.
+"""Steps as CUDA graphs: captured once for each kind of batch, then replayed.
 
 A step of a small network is a few hundred kernels, and starting them from Python takes ten times as
 long as running them. A replay starts them all at once.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cnnbp.errors import UserError
-from cnnbp.training.step import TrainingStep
+from cnnbp.training.step import EvaluationStep, TrainingStep
 
 log = logging.getLogger(__name__)
 
-# steps of a kind that run eagerly before it is captured: kernels choose their algorithms, and the
+# calls of a kind that run eagerly before it is captured: kernels choose their algorithms, and the
 # optimizer makes its state
 WARM_UP_STEPS = 3
+# above these something that a graph keeps changes all the time, and nothing would be replayed
+MOST_KINDS = 64
 
 
 class Graph:
-    """A captured step with the tensors that it reads and writes."""
+    """A captured function with the tensors that it reads and returns."""
 
-    def __init__(
-        self, graph: Any, images: Tensor, labels: Tensor, loss: Tensor, gradients: list[Any]
-    ):
-        self.graph, self.images, self.labels, self.loss = graph, images, labels, loss
-        self.gradients = gradients
+    def __init__(self, graph: Any, images: Tensor, labels: Tensor, result: Tensor):
+        self.graph, self.images, self.labels, self.result = graph, images, labels, result
+
+
+class Graphs:
+    """Calls a function of a batch in its first calls, then captures and replays it.
+
+    The calls before are real ones, and a capture computes nothing, so that nothing has to be
+    restored. The random numbers of a replay follow from the seed that torch's generator has at
+    that time, as those of an eager call do.
+
+    Args:
+        name: of the function, for messages.
+        required: raise a UserError where it cannot be captured, instead of going on eagerly.
+        cuda: torch.cuda, or a stand-in for tests.
+    """
+
+    def __init__(self, name: str, required: bool, cuda: Any):
+        self.name, self.required, self.cuda = name, required, cuda
+        self.graphs: dict[tuple, Graph] = {}
+        self.eager_calls: dict[tuple, int] = {}
+        self.failed = False
+        self.stream = cuda.Stream()
+
+    def __contains__(self, kind: tuple) -> bool:
+        return kind in self.graphs
+
+    def run(
+        self,
+        kind: tuple,
+        function: Callable[[Tensor, Tensor], Tensor],
+        images: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
+        """Call the function of this kind on a batch; the result of a replay is a copy.
+
+        Args:
+            kind: all that a graph keeps, beside the memory that it reads and writes.
+        """
+        if self.failed:
+            return function(images, labels)
+        if kind not in self.graphs:
+            if not self._is_due(kind):
+                return self._warm_up(function, images, labels)
+            if not self._capture(kind, function, images, labels):
+                return function(images, labels)
+        graph = self.graphs[kind]
+        graph.images.copy_(images)
+        graph.labels.copy_(labels)
+        graph.graph.replay()
+        return graph.result.clone()
+
+    def _is_due(self, kind: tuple) -> bool:
+        """Count an eager call; say whether there were enough of them."""
+        calls = self.eager_calls.get(kind, 0)
+        self.eager_calls[kind] = calls + 1
+        if len(self.eager_calls) > MOST_KINDS:
+            self._give_up("batch sizes or numbers of the optimizer change all the time")
+        return calls >= WARM_UP_STEPS and not self.failed
+
+    def _warm_up(self, function: Callable, images: Tensor, labels: Tensor) -> Tensor:
+        """Call the function on the stream that it will be captured on."""
+        self.stream.wait_stream(self.cuda.current_stream())
+        with self.cuda.stream(self.stream):
+            result = function(images, labels)
+        self.cuda.current_stream().wait_stream(self.stream)
+        return result
+
+    def _capture(self, kind: tuple, function: Callable, images: Tensor, labels: Tensor) -> bool:
+        """Capture the function; return whether that went well."""
+        seed = self.cuda.initial_seed()
+        inputs = images.clone(), labels.clone()
+        graph = self.cuda.CUDAGraph()
+        try:
+            with self.cuda.graph(graph, stream=self.stream):
+                result = function(*inputs)
+        except Exception as error:  # torch raises errors of many kinds here
+            self._give_up(str(error).splitlines()[0])
+            _repair_generator(images.device)
+            self.cuda.manual_seed(seed)
+            return False
+        # which the capture has moved on
+        self.cuda.manual_seed(seed)
+        self.graphs[kind] = Graph(graph, *inputs, result)
+        return True
+
+    def _give_up(self, reason: str) -> None:
+        if self.required:
+            raise UserError(
+                f"trainer.graph=true: {self.name} cannot be captured ({reason}); "
+                "give trainer.graph=auto"
+            ) from None
+        log.info("%s is not captured as a CUDA graph, which is slower: %s", self.name, reason)
+        self.failed = True
 
 
 class DeviceStep:
@@ -50,85 +142,47 @@ class DeviceStep:
 
 
 class CapturedStep(DeviceStep):
-    """Calls a TrainingStep in its first steps, then captures and replays it.
-
-    The warm-up steps are real steps, and a capture computes nothing, so that nothing has to be
-    restored. The random numbers of a replay follow from the seed that torch's generator has at
-    that time, as those of an eager step do.
-
-    Args:
-        required: raise a UserError where the step cannot be captured, instead of going on eagerly.
-        cuda: torch.cuda, or a stand-in for tests.
-    """
+    """A TrainingStep that is captured and replayed, by `Graphs`."""
 
     def __init__(self, step: TrainingStep, required: bool = False, cuda: Any = torch.cuda):
         super().__init__(step)
-        self.required, self.cuda = required, cuda
-        self.graphs: dict[tuple, Graph] = {}
-        self.eager_steps: dict[tuple, int] = {}
-        self.failed = False
-        self.stream = cuda.Stream()
+        self.graphs = Graphs("the training step", required, cuda)
+        self.gradients: dict[tuple, list[Tensor | None]] = {}
 
     def __call__(
         self, images: Tensor, labels: Tensor, first: bool = True, last: bool = True
     ) -> Tensor:
         """Take a step as `TrainingStep` does; the loss that is returned is a copy."""
-        if self.failed:
-            return super().__call__(images, labels, first, last)
-        # numbers of the optimizer other than the rate are part of a graph
-        kind = (tuple(images.shape), first, last, _numbers(self.step.optimizer))
-        if kind not in self.graphs:
-            eager_steps = self.eager_steps.get(kind, 0)
-            self.eager_steps[kind] = eager_steps + 1
-            if eager_steps < WARM_UP_STEPS:
-                return self._warm_up(images, labels, first, last)
-            if not self._capture(kind, images, labels, first, last):
-                return super().__call__(images, labels, first, last)
-        graph = self.graphs[kind]
-        graph.images.copy_(images)
-        graph.labels.copy_(labels)
-        self.rates.refresh()
-        graph.graph.replay()
-        # for whoever looks at the gradients of the last step
-        for parameter, gradient in zip(self.step.parameters, graph.gradients, strict=True):
-            parameter.grad = gradient
-        return graph.loss.clone()
 
-    def _warm_up(self, images: Tensor, labels: Tensor, first: bool, last: bool) -> Tensor:
-        """Take the step on the stream that it will be captured on."""
-        self.stream.wait_stream(self.cuda.current_stream())
-        with self.cuda.stream(self.stream), self.rates:
-            loss = self.step(images, labels, first, last)
-        self.cuda.current_stream().wait_stream(self.stream)
+        def take(images: Tensor, labels: Tensor) -> Tensor:
+            return self.step(images, labels, first, last)
+
+        kind = (tuple(images.shape), first, last, _numbers(self.step.optimizer))
+        with self.rates:
+            loss = self.graphs.run(kind, take, images, labels)
+        if kind in self.graphs:
+            self._show_gradients(kind)
         return loss
 
-    def _capture(
-        self, kind: tuple, images: Tensor, labels: Tensor, first: bool, last: bool
-    ) -> bool:
-        """Capture the step; where that fails, log the reason and return False."""
-        seed = self.cuda.initial_seed()
-        inputs = images.clone(), labels.clone()
-        graph = self.cuda.CUDAGraph()
-        try:
-            with self.rates, self.cuda.graph(graph, stream=self.stream):
-                loss = self.step(*inputs, first, last)
-        except Exception as error:  # torch raises errors of many kinds here
-            reason = str(error).splitlines()[0]
-            if self.required:
-                raise UserError(
-                    f"trainer.graph=true: the step cannot be captured ({reason}); "
-                    "give trainer.graph=auto"
-                ) from None
-            log.info("the step is not captured as a CUDA graph, which is slower: %s", reason)
-            self.failed = True
-            _repair_generator(images.device)
-            self.cuda.manual_seed(seed)
-            return False
-        # which the capture has moved on
-        self.cuda.manual_seed(seed)
-        gradients = [parameter.grad for parameter in self.step.parameters]
-        self.graphs[kind] = Graph(graph, *inputs, loss, gradients)
-        return True
+    def _show_gradients(self, kind: tuple) -> None:
+        """Let the parameters have the gradients of this graph, for whoever looks at them."""
+        parameters = self.step.parameters
+        if kind not in self.gradients:
+            self.gradients[kind] = [parameter.grad for parameter in parameters]
+        for parameter, gradient in zip(parameters, self.gradients[kind], strict=True):
+            parameter.grad = gradient
+
+
+class CapturedEvaluation:
+    """An EvaluationStep that is captured and replayed, by `Graphs`."""
+
+    def __init__(self, step: EvaluationStep, required: bool = False, cuda: Any = torch.cuda):
+        self.step = step
+        self.graphs = Graphs("the evaluation", required, cuda)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Evaluate a batch as `EvaluationStep` does; the logits that are returned are a copy."""
+        return self.graphs.run(tuple(images.shape), self.step, images, labels)
 
 
 class _DeviceRates:
@@ -162,11 +216,13 @@ class _DeviceRates:
 
 
 def _numbers(optimizer: torch.optim.Optimizer) -> tuple:
-    """The numbers of the optimizer that a graph keeps, less those of the schedules."""
+    """The options of the optimizer that a graph keeps: all but the rate."""
     numbers: list[Any] = []
     for group in optimizer.param_groups:
-        for key in ("momentum", "weight_decay", "betas", "eps", "alpha", "dampening"):
-            numbers.append(group.get(key))
+        for key, value in group.items():
+            if key not in ("params", "lr"):
+                # a list from a config has no hash
+                numbers.append(tuple(value) if isinstance(value, list) else value)
     return tuple(numbers)
 
 

@@ -13,11 +13,13 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import Metric
 
 from cnnbp.config.hydra_errors import how_to_replace
 from cnnbp.errors import UserError
 from cnnbp.training.callbacks.averaging import Average
-from cnnbp.training.capture import CapturedStep, DeviceStep
+from cnnbp.training.capture import CapturedEvaluation, CapturedStep, DeviceStep
+from cnnbp.training.epoch_sums import EpochSums, means
 from cnnbp.training.losses import Loss, check_loss
 from cnnbp.training.resume import (
     check_averages,
@@ -26,8 +28,8 @@ from cnnbp.training.resume import (
     check_schedule,
     check_version,
 )
-from cnnbp.training.stage_metrics import MakesMetric, stage_metrics
-from cnnbp.training.step import LightningStep, TrainingStep, overridden_hooks
+from cnnbp.training.stage_metrics import stage_metrics
+from cnnbp.training.step import EvaluationStep, LightningStep, TrainingStep, overridden_hooks
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ class Classifier(LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         scheduler: Callable[..., dict[str, Any]] | None = None,
         loss: Loss | None = None,
-        metrics: Mapping[str, MakesMetric] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
         label_smoothing: float = 0.0,
         channels_last: bool = True,
         backprop: str = "autograd",
@@ -99,15 +101,19 @@ class Classifier(LightningModule):
         self.graph: bool | str = "auto"
         # takes the step together with those of other trainings
         self.join_fleet: Callable[[TrainingStep], Callable[..., Tensor]] | None = None
-        measured = stage_metrics(classes, metrics)
+        # beside loss and accuracy, which the steps sum up
+        added = stage_metrics(classes, metrics)
         self.metrics = nn.ModuleDict(
-            {f"{stage}_metrics": measured.clone() for stage in ("val", "test")}
+            {f"{stage}_metrics": added.clone() for stage in ("val", "test")}
         )
         self.step: TrainingStep | None = None
         self.take_step: Callable[..., Tensor] | None = None
         self.average: Average | None = None
         self.saved_sums: dict[str, Tensor] = {}
         self.images_seen = 0
+        self.evaluation: EvaluationStep | None = None
+        self.evaluate: Callable[..., Tensor] | None = None
+        self.images_evaluated = 0
 
     def _check_loss(self, loss: Loss, classes: int) -> None:
         if self.label_smoothing:
@@ -228,6 +234,28 @@ class Classifier(LightningModule):
             if is_due and not isinstance(config.scheduler, ReduceLROnPlateau):
                 config.scheduler.step()
 
+    def on_validation_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def on_test_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def _start_evaluation(self) -> None:
+        """Make the evaluation's step, once the weights are on the device; begin its sums."""
+        if self.evaluation is None:
+            data = self.trainer.datamodule
+            self.evaluation = EvaluationStep(self, data.prepare, self.evaluation_loss, self.device)
+            self.evaluate = self._evaluation_on_device(self.evaluation)
+        self.evaluation.reset_sums()
+        self.images_evaluated = 0
+
+    def _evaluation_on_device(self, step: EvaluationStep) -> Callable[..., Tensor]:
+        """The step; on a GPU captured as a CUDA graph, where training may be."""
+        is_alone = self.trainer.world_size == 1
+        if self.device.type == "cuda" and self.graph is not False and is_alone:
+            return CapturedEvaluation(step, required=self.graph is True)
+        return step
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return self._evaluate(batch, self.trainer.datamodule.epoch_stage)
 
@@ -235,13 +263,12 @@ class Classifier(LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
-        """Add a batch of stored images to the metrics of a stage; return its logits (N, K)."""
+        """Add a batch of stored images to what is measured; return its logits (N, K)."""
+        assert self.evaluate is not None
         images, labels = batch
-        logits = self(self.trainer.datamodule.prepare(images)).float()
-        loss = self.evaluation_loss(logits, labels)
-        self.metrics[f"{stage}_metrics"].update(
-            loss=loss, images=len(labels), preds=logits, target=labels
-        )
+        logits = self.evaluate(images, labels)
+        self.images_evaluated += len(labels)
+        self.metrics[f"{stage}_metrics"].update(logits, labels)
         return logits
 
     def evaluation_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -258,17 +285,16 @@ class Classifier(LightningModule):
     def on_validation_epoch_end(self) -> None:
         # a run that was killed after its last epoch is evaluated again, but has logged it
         is_fitting = self.trainer.state.fn == TrainerFn.FITTING
-        self._log_metrics(self.trainer.datamodule.epoch_stage, to_loggers=is_fitting)
+        self._log_evaluation(self.trainer.datamodule.epoch_stage, to_loggers=is_fitting)
 
     def on_test_epoch_end(self) -> None:
         # where the test set was evaluated after each epoch, its last point is drawn already
-        self._log_metrics("test", to_loggers=self.trainer.datamodule.epoch_stage == "val")
+        self._log_evaluation("test", to_loggers=self.trainer.datamodule.epoch_stage == "val")
 
     def teardown(self, stage: str) -> None:
         # a graph holds addresses of weights that Lightning moves to the CPU now
-        self.step = None
-        self.take_step = None
-        self.average = None
+        self.step, self.take_step, self.average = None, None, None
+        self.evaluation, self.evaluate = None, None
 
     def configure_optimizers(self) -> dict[str, Any]:
         config: dict[str, Any] = {}
@@ -332,25 +358,27 @@ class Classifier(LightningModule):
         self.saved_sums = sums
 
     def _log_training(self) -> None:
-        """Log the means over an epoch of training, over all processes."""
+        """Log the means over an epoch of training."""
         assert self.step is not None
-        images = torch.tensor(self.images_seen, device=self.device)
-        sums = self.all_gather(self.step.sums() | {"images": images})
-        total = sums["images"].sum()
-        self._log(
-            {
-                "accuracy/train": sums["correct"].sum() / total,
-                "loss/train": sums["loss_sum"].sum() / total,
-            }
-        )
+        self._log(self._means("train", self.step, self.images_seen))
         self.step.reset_sums()
         self.images_seen = 0
 
-    def _log_metrics(self, stage: str, to_loggers: bool = True) -> None:
-        metrics = self.metrics[f"{stage}_metrics"]
-        values = {f"{name}/{stage}": value for name, value in metrics.compute().items()}
-        metrics.reset()
+    def _log_evaluation(self, stage: str, to_loggers: bool) -> None:
+        """Log the means over an evaluation."""
+        assert self.evaluation is not None
+        values = self._means(stage, self.evaluation, self.images_evaluated)
+        added = self.metrics[f"{stage}_metrics"]
+        values |= {f"{name}/{stage}": value for name, value in added.compute().items()}
+        added.reset()
         self._log(values, to_loggers)
+
+    def _means(self, stage: str, step: EpochSums, images: int) -> dict[str, Tensor]:
+        """The means over all processes, by the names that are logged."""
+        own = step.sums() | {"images": torch.tensor(images, device=self.device)}
+        sums: Any = self.all_gather(own)
+        values = means(sums, sums["images"])
+        return {f"{name}/{stage}": value for name, value in values.items()}
 
     def _log(self, values: dict[str, Tensor], to_loggers: bool = True) -> None:
         self.log_dict(values, logger=False)

@@ -1,18 +1,18 @@
-"""What a network and a model are told of the data set: channels, pixels, classes."""
+"""What a network, a model and metrics are told of the data set: channels, pixels, classes."""
 
 import inspect
 
 from hydra.utils import get_object
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cnnbp.data.datasets import DataSet
 
 
 def with_facts(model: DictConfig, dataset: DataSet) -> DictConfig:
-    """Give a model and its network the facts of the data set that their classes ask for.
+    """Give a model, its network and metrics the facts of the data set that their classes ask for.
 
-    Arguments that are called `channels`, `image_size` and `classes` ask for them, where the config
-    does not set them.
+    Arguments that are called `channels`, `image_size` and `classes` ask for them, or of a metric of
+    torchmetrics `num_classes`, where the config does not set them.
 
     Returns:
         A copy of the model's config.
@@ -21,9 +21,14 @@ def with_facts(model: DictConfig, dataset: DataSet) -> DictConfig:
         "channels": dataset.channels,
         "image_size": dataset.image_size,
         "classes": dataset.classes,
+        "num_classes": dataset.classes,
     }
     model = model.copy()
-    for part in (model, model.get("network")):
+    if "metrics" in model:
+        # a copy of what it refers to
+        model.metrics = OmegaConf.to_container(model.metrics, resolve=True)
+    metrics = (model.get("metrics") or {}).values()
+    for part in (model, model.get("network"), *metrics):
         if not isinstance(part, DictConfig) or "_target_" not in part:
             continue
         asked = _argument_names(part["_target_"])

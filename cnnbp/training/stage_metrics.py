@@ -1,23 +1,17 @@
-"""What is measured on validation and test images."""
+"""What is measured on validation and test images beside loss and accuracy."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from cnnbp.errors import UserError, on_one_line
-from cnnbp.training.mean_loss import MeanLoss
-
-# a metric, or what makes one of `num_classes`
-MakesMetric = Metric | Callable[..., Metric]
+from cnnbp.training.epoch_sums import MEANS
 
 
-def stage_metrics(
-    classes: int, others: Mapping[str, MakesMetric] | None = None
-) -> MetricCollection:
-    """Loss and accuracy, which look at no value (a GPU would have to be waited for), and others.
+def stage_metrics(classes: int, others: Mapping[str, Metric] | None = None) -> MetricCollection:
+    """The metrics that somebody has added to loss and accuracy.
 
     Args:
         others: by the names that they are logged under.
@@ -26,17 +20,15 @@ def stage_metrics(
         UserError: one of the others takes no logits, gives more than one number, or has a name that
             is in use.
     """
-    metrics: dict[str, Metric | MetricCollection] = {
-        "loss": MeanLoss(),
-        "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
-    }
+    metrics: dict[str, Metric | MetricCollection] = {}
     for name, metric in (others or {}).items():
         # which ~metrics.NAME leaves out, and metrics.NAME=null too
         if metric is None:
             continue
-        if name in metrics or "/" in name:
+        if name in MEANS or "/" in name:
             raise UserError(f"metrics.{name}: must have another name")
-        metrics[name] = _made(name, metric, classes)
+        _check_metric(name, metric, classes)
+        metrics[name] = metric
     return MetricCollection(metrics, compute_groups=False)
 
 
@@ -44,15 +36,14 @@ def lower_is_better(metrics: MetricCollection) -> list[str]:
     """The names of added metrics of which less is better, as far as they say so."""
     names = []
     for name, metric in metrics.items(keep_base=True):
-        if name != "loss" and metric.higher_is_better is False:
+        if metric.higher_is_better is False:
             names.append(str(name))
     return names
 
 
-def _made(name: str, metric: MakesMetric, classes: int) -> Metric:
+def _check_metric(name: str, metric: Metric, classes: int) -> None:
     try:
-        made = metric if isinstance(metric, Metric) else metric(num_classes=classes)
-        trial = made.clone()
+        trial = metric.clone()
         # half of the images of each class right
         logits = torch.eye(classes).repeat(2, 1)
         labels = torch.arange(2 * classes) % classes
@@ -64,4 +55,3 @@ def _made(name: str, metric: MakesMetric, classes: int) -> Metric:
         ) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise UserError(f"metrics.{name}: gives more than one number; give average=macro or so")
-    return made

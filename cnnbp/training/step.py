@@ -1,4 +1,4 @@
-"""One training step as one function, which looks at no value."""
+"""One step of training, and one of evaluation, as functions that look at no value."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnbp.model.backprop import loss_and_logits
+from cnnbp.training.epoch_sums import EpochSums
 from cnnbp.training.losses import Loss
 from cnnbp.training.moving_average import MovingAverage
 
 
-class TrainingStep:
+class TrainingStep(EpochSums):
     """Augments, prepares, goes forward and back, clips, and moves the weights.
 
     Args:
@@ -61,9 +62,7 @@ class TrainingStep:
         device = self.parameters[0].device
         # autocast knows no meta device, on which a step shows that it looks at no value
         self.autocast_type = "cpu" if device.type == "meta" else device.type
-        # what the metrics of an epoch are computed from: the loss times the images, correct images
-        self.loss_sum = torch.zeros((), device=device)
-        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+        super().__init__(device)
 
     def __call__(
         self, images: Tensor, labels: Tensor, first: bool = True, last: bool = True
@@ -158,25 +157,36 @@ class TrainingStep:
         else:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
 
-    @torch.no_grad()
-    def add_to_sums(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch to the sums of the epoch."""
-        self.loss_sum += loss * len(labels)
-        self.correct += (logits.argmax(1) == labels).sum()
 
-    def sums(self) -> dict[str, Tensor]:
-        """The sums of the epoch so far, for a checkpoint."""
-        return {"loss_sum": self.loss_sum, "correct": self.correct}
+class EvaluationStep(EpochSums):
+    """Prepares images, goes forward, and adds to the sums of the epoch.
 
-    def load_sums(self, sums: dict[str, Tensor]) -> None:
-        """Go on from the sums of a checkpoint."""
-        self.loss_sum.copy_(sums["loss_sum"])
-        self.correct.copy_(sums["correct"])
+    Args:
+        network: maps prepared images (N, C, H, W) to logits (N, K); in evaluation mode.
+        prepare: maps stored images, uint8, to the network's input.
+        loss: maps logits and labels to the mean loss ().
+    """
 
-    def reset_sums(self) -> None:
-        """Begin an epoch."""
-        self.loss_sum.zero_()
-        self.correct.zero_()
+    def __init__(
+        self,
+        network: nn.Module,
+        prepare: Callable[[Tensor], Tensor],
+        loss: Loss,
+        device: torch.device,
+    ):
+        super().__init__(device)
+        self.network, self.prepare, self.loss = network, prepare, loss
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Evaluate a batch; return its logits (N, K), float32.
+
+        Args:
+            images: (N, H, W) or (N, C, H, W), uint8.
+            labels: (N,), whole numbers.
+        """
+        logits = self.network(self.prepare(images)).float()
+        self.add_to_sums(self.loss(logits, labels), logits, labels)
+        return logits
 
 
 class LightningStep(TrainingStep):

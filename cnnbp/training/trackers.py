@@ -53,7 +53,10 @@ def make_loggers(config: DictConfig) -> list[Logger]:
             continue
         kind = KINDS.get(part["_target_"])
         if kind is None:
-            loggers.append(instantiate(part))
+            logger = instantiate(part)
+            if not isinstance(logger, Logger):
+                raise UserError(f"logger.{name}: must be a pytorch_lightning.loggers.Logger")
+            loggers.append(logger)
             continue
         if not find_spec(kind.package):
             raise UserError(

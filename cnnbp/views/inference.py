@@ -11,6 +11,7 @@ from torch import Tensor
 from cnnbp.data.datamodule import DataModule
 from cnnbp.training.build import resolve_precision
 from cnnbp.training.classifier import Classifier
+from cnnbp.training.epoch_sums import EpochSums, means
 
 # float32 needs no autocast
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -50,16 +51,17 @@ def evaluate_test_set(config: DictConfig, data: DataModule, model: Classifier) -
     images, labels = data.splits["test"]
     batches = _logits_of_batches(config, data, model, images)
     all_logits = []
-    # the run's own metrics: another way to sum up would round otherwise
+    # as the run sums up: another way would round otherwise
+    sums = EpochSums(_device(config))
     metrics: Any = model.metrics["test_metrics"]
     metrics.reset()
     for logits, own_labels in zip(batches, labels.split(data.eval_batch_size), strict=True):
         own_labels = own_labels.to(logits.device)
-        loss = model.evaluation_loss(logits, own_labels)
-        images_here = len(own_labels)
-        metrics.update(loss=loss, images=images_here, preds=logits, target=own_labels)
+        sums.add_to_sums(model.evaluation_loss(logits, own_labels), logits, own_labels)
+        metrics.update(logits, own_labels)
         all_logits.append(logits.cpu())
-    values = {name: value.item() for name, value in metrics.compute().items()}
+    values = means(sums.sums(), torch.tensor(len(labels))) | metrics.compute()
+    values = {name: value.item() for name, value in values.items()}
     return Evaluation(
         loss=values.pop("loss"),
         accuracy=values.pop("accuracy"),

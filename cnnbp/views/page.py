@@ -32,6 +32,10 @@ FOLDER = Path(__file__).with_name("page")
 SCRIPTS = (
     "engine",
     "training_worker",
+    "picture_ink",
+    "picture_lines",
+    "picture_parts",
+    "picture_strokes",
     "preparation",
     "contents",
     "colours",

@@ -1,28 +1,32 @@
 """The real step, captured and replayed by the stand-in for CUDA graphs, against the eager one."""
 
+import json
 from copy import deepcopy
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
+from launch import TWO_STEPS
 from recorded_graphs import Cuda
+from torch.nn import functional as F
 
 from cnnbp.data.augment import Augment
 from cnnbp.data.datamodule import DataModule
 from cnnbp.errors import UserError
 from cnnbp.model.network import Network
 from cnnbp.training import schedules
-from cnnbp.training.capture import WARM_UP_STEPS, CapturedStep, DeviceStep
-from cnnbp.training.classifier import parameter_groups
+from cnnbp.training.capture import WARM_UP_STEPS, CapturedEvaluation, CapturedStep, DeviceStep
+from cnnbp.training.classifier import Classifier, parameter_groups
 from cnnbp.training.moving_average import MovingAverage
 from cnnbp.training.muon import Muon
-from cnnbp.training.step import TrainingStep
+from cnnbp.training.step import EvaluationStep, TrainingStep
 
 OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3, fused=True),
     "adam": partial(torch.optim.Adam, lr=1e-3, fused=True),
-    "adamw": partial(torch.optim.AdamW, lr=1e-3, fused=True),
+    "adamw": partial(torch.optim.AdamW, lr=1e-3, betas=[0.9, 0.99], fused=True),
     # as torch chooses by itself on a GPU
     "rmsprop": partial(torch.optim.RMSprop, lr=1e-3, momentum=0.5, foreach=True),
     "muon": partial(Muon, lr=1e-2, momentum=0.95, weight_decay=0.01),
@@ -222,6 +226,92 @@ def test_a_size_that_is_seldom_runs_eagerly():
     for number in range(8):
         captured.take(number, size=6 if number < 5 else 2)
     assert cuda.captures == 1
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_evaluation(mode):
+    """Each size of a batch by its own graph, also after the weights have moved in place."""
+    torch.manual_seed(2)
+    network, cuda = Network(widths=(8, 6, 4, 6, 4)).eval(), Cuda()
+    device = torch.device("cpu")
+    eager, step = (
+        EvaluationStep(network, DataModule().prepare, F.cross_entropy, device) for _ in range(2)
+    )
+    captured = CapturedEvaluation(step, cuda=cuda)
+    expected, found = [], []
+    for _ in range(2):
+        eager.reset_sums()
+        step.reset_sums()
+        with mode():
+            for number in range(10):
+                images = batch(number, size=4 if number % 2 else 6)
+                expected.append(eager(*images))
+                found.append(captured(*images))
+        assert step.sums() == eager.sums()
+        for parameter in network.parameters():
+            parameter.data.mul_(1.1)
+    for one, other in zip(expected, found, strict=True):
+        assert torch.equal(one, other)
+    assert (cuda.captures, cuda.replays) == (2, 14)
+
+
+def test_a_run_ends_in_the_same_bits(train, monkeypatch):
+    """Through Lightning: averages are swapped in for each evaluation, and saved."""
+    cuda, options = Cuda(), ("average=ema", "augment=all", "optimizer=muon", "scheduler=one_cycle")
+    sizes = ("trainer.limit_train_batches=9", "trainer.limit_val_batches=5", "data.val_size=500")
+    kinds = {
+        "eager": (DeviceStep, lambda step: step),
+        "captured": (partial(CapturedStep, cuda=cuda), partial(CapturedEvaluation, cuda=cuda)),
+    }
+    for name, (runner, evaluation) in kinds.items():
+        monkeypatch.setattr(Classifier, "_on_device", lambda self, _, r=runner: r(self.step))
+        monkeypatch.setattr(
+            Classifier, "_evaluation_on_device", lambda _, step, e=evaluation: e(step)
+        )
+        accumulate = "trainer.accumulate_grad_batches=2"
+        common = (*TWO_STEPS, "trainer.max_epochs=2", "logger=none", "~callbacks.dashboard")
+        train(*common, *sizes, *options, accumulate, f"name={name}")
+    eager, captured = (
+        torch.load(f"outputs/{name}/checkpoints/last.ckpt", weights_only=True) for name in kinds
+    )
+    for part in ("state_dict", "current_model_state", "train_sums"):
+        for name, value in eager[part].items():
+            assert torch.equal(value, captured[part][name]), (part, name)
+    results = [json.loads(Path(f"outputs/{name}/result.json").read_text()) for name in kinds]
+    for key in ("accuracy", "loss", "val_accuracy", "val_loss"):
+        assert results[0][key] == results[1][key]
+    # first and second batches of a step, and evaluation
+    assert cuda.captures == 3
+    assert cuda.replays == 5 + 5 + 7
+
+
+def test_an_evaluation_that_cannot_be_captured_goes_on_eagerly(caplog):
+    caplog.set_level("INFO")
+    network, device = Network().eval(), torch.device("cpu")
+    eager, step = (
+        EvaluationStep(network, DataModule().prepare, F.cross_entropy, device) for _ in range(2)
+    )
+    evaluation = CapturedEvaluation(step, cuda=Cuda(fails="no memory"))
+    with torch.inference_mode():
+        for number in range(6):
+            assert torch.equal(evaluation(*batch(number)), eager(*batch(number)))
+    line = "the evaluation is not captured as a CUDA graph, which is slower: no memory"
+    assert [record.message for record in caplog.records].count(line) == 1
+    assert step.sums() == eager.sums()
+
+
+def test_an_optimizer_whose_numbers_always_change_runs_eagerly_with_one_line(caplog, monkeypatch):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("cnnbp.training.capture.MOST_KINDS", 5)
+    eager, captured, cuda = runs()
+    for number in range(9):
+        for run in (eager, captured):
+            run.optimizer.param_groups[0]["momentum"] = 0.9 - 0.01 * number
+            run.take(number)
+    assert_same_bits(eager, captured)
+    assert cuda.captures == 0
+    (record,) = [record for record in caplog.records if "CUDA graph" in record.message]
+    assert record.message.endswith("numbers of the optimizer change all the time")
 
 
 @pytest.mark.gpu

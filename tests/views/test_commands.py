@@ -2,15 +2,18 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from generated_pictures import framed, scribble, written
 from launch import train_in
 from PIL import Image, ImageDraw, ImageFont
 
 from cnnbp.data.datasets import MNIST
+from cnnbp.data.user_pictures import prepare
 from cnnbp.training.restore import restore
 from cnnbp.views.evaluate import average_over_shifts, class_table
 from cnnbp.views.inference import evaluate_test_set
@@ -121,7 +124,7 @@ def test_digits_of_several_fonts_and_sizes_are_read(trained, cnnbp, tmp_path, ca
     assert cnnbp("predict", str(trained), *names) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert [row[0] for row in rows] == names
-    probabilities = np.array([row[2:] for row in rows], float)
+    probabilities = np.array([row[2:12] for row in rows], float)
     assert abs(probabilities.sum(1) - 1).max() < 0.006
     assert probabilities.argmax(1).tolist() == [int(row[1]) for row in rows]
     right = sum(row[1] == name[0] for row, name in zip(rows, names, strict=True))
@@ -138,6 +141,52 @@ def test_an_unreadable_file_is_told_after_the_others_are_answered(trained, cnnbp
         "broken.png",
         "missing.png",
     ]
+
+
+def test_several_digits_are_read_with_their_places(trained, cnnbp, tmp_path, capsys):
+    written("718", size=(420, 200)).save(tmp_path / "three.png")
+    assert cnnbp("predict", str(trained), "three.png") == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[:2] for row in rows] == [["three.png", digit] for digit in "718"]
+    boxes = [[int(place) for place in row[12].split(",")] for row in rows]
+    for (_, _, right, _), (left, _, _, _) in pairwise(boxes):
+        assert right < left
+
+
+def test_what_is_unlike_a_digit_is_doubted(trained, cnnbp, tmp_path, capsys):
+    """Letters that look like no digit, and scribbles; the test images are hardly doubted."""
+    letters = [written(letter) for letter in "ACEFHKMNRTXadehkmnrx"]
+    scribbles = [scribble(seed) for seed in range(10)]
+    digits = [Image.fromarray(image.numpy()) for image in MNIST.load("unused").test_images[:100]]
+    doubted = []
+    for pictures in (letters, scribbles, digits):
+        files = []
+        for k, picture in enumerate(pictures):
+            files.append(f"{k}.png")
+            picture.save(tmp_path / files[-1])
+        cnnbp("predict", str(trained), *files)
+        rows = capsys.readouterr().out.splitlines()[1:]
+        doubted.append(sum("doubtful" in row for row in rows) / len(files))
+    assert doubted[0] >= 0.6
+    assert doubted[1] >= 0.6
+    assert doubted[2] <= 0.05
+
+
+def test_show_draws_what_the_network_saw(trained, cnnbp, tmp_path, capsys):
+    picture = framed(written("4"))
+    picture.save(tmp_path / "four.png")
+    assert cnnbp("predict", str(trained), "four.png", "--show", "seen.png") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "seen.png"
+    sheet = np.asarray(Image.open(tmp_path / "seen.png").convert("L"))
+    seen = np.kron(prepare(picture).numpy(), np.ones((4, 4), np.uint8))
+    # the network's input, four times as large, is on the sheet as it is
+    windows = np.lib.stride_tricks.sliding_window_view(sheet, seen.shape)
+    assert (windows[:, :, ::8, ::8] == seen[::8, ::8]).all((2, 3)).any()
+
+
+def test_show_takes_png_only(trained, cnnbp, tmp_path):
+    with pytest.raises(SystemExit, match=r"error: --show seen.jpg: must end in .png"):
+        cnnbp("predict", str(trained), "any.png", "--show", "seen.jpg")
 
 
 def test_training_statistics_are_used_for_pictures(trained, cnnbp, tmp_path, capsys):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from generated_pictures import PAPERS, written
 from PIL import Image, ImageDraw, ImageFilter
 from py_mini_racer import MiniRacer
 
@@ -16,7 +17,8 @@ from cnnbp.views.page import FOLDER
 def prepare():
     """Prepare a picture by the page's code; uint8 (28, 28), or the words of its error."""
     context = MiniRacer()
-    context.eval((FOLDER / "preparation.js").read_text())
+    for name in ("picture_ink", "picture_lines", "picture_parts", "picture_strokes", "preparation"):
+        context.eval((FOLDER / f"{name}.js").read_text())
     context.eval("""
     function prepared(picture) {
       try { return Array.from(prepare(picture)); } catch (error) { return error.message; }
@@ -61,7 +63,9 @@ PICTURES = {
     "blurred": drawn(0, 255).filter(ImageFilter.GaussianBlur(4)),
     "on noisy, sloping paper": noisy(drawn(30, 200)),
     "as small as MNIST's": drawn(0, 255).resize((28, 28), Image.Resampling.BOX),
-}
+    "two digits": written("12", size=(300, 200)),
+    "hairline": drawn(0, 255, width=2),
+} | {paper: change(written("4")) for paper, change in PAPERS.items()}
 
 
 @pytest.mark.parametrize("name", PICTURES)

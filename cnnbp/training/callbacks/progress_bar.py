@@ -7,6 +7,8 @@ import time
 from pytorch_lightning import Callback, Trainer
 from tqdm import tqdm
 
+from cnnbp.training.callbacks.host_copy import HostCopy
+
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.1
@@ -21,6 +23,8 @@ class Progress(Callback):
 
     def on_train_epoch_start(self, trainer, module):
         self.start = self.shown = time.monotonic()
+        # a loss that is to be shown, and the number of its batch
+        self.coming: tuple[HostCopy, int] | None = None
         # a launcher that sends the log to a file alone shows the progress of its jobs itself
         handlers = logging.getLogger().handlers + logging.getLogger("cnnbp").handlers
         logs_to_terminal = any(type(handler) is logging.StreamHandler for handler in handlers)
@@ -30,21 +34,29 @@ class Progress(Callback):
         self.bar = tqdm(total=total, leave=False, disable=not is_shown, mininterval=0)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx + 1 == trainer.num_training_batches:
+            self._end_epoch(trainer, outputs["loss"].item(), batch_idx)
+        elif not self.bar.disable:
+            self._move_bar(outputs["loss"], batch_idx)
+
+    def _move_bar(self, loss, batch_idx):
+        """Show the newest loss that has come from the device, a few times a second."""
         now = time.monotonic()
-        last = batch_idx + 1 == trainer.num_training_batches
-        if not last and (self.bar.disable or now - self.shown < REFRESH_SECONDS):
+        if self.coming is None and now - self.shown >= REFRESH_SECONDS:
+            self.shown, self.coming = now, (HostCopy(loss), batch_idx)
+        if self.coming is None or not self.coming[0].is_here():
             return
-        self.shown = now
-        # reading the loss waits for the device, so it is done only when it is shown
-        title = f"loss={outputs['loss'].item():.4f} batch_id={batch_idx}"
-        if last:
-            self.bar.close()
-            total = trainer.num_training_batches
-            line = tqdm.format_meter(batch_idx + 1, total, now - self.start, prefix=title)
-            _log_once(trainer, line)
-        else:
-            self.bar.set_description_str(title, refresh=False)
-            self.bar.update(batch_idx + 1 - self.bar.n)
+        copy, batch_idx = self.coming
+        self.coming = None
+        self.bar.set_description_str(_title(copy.read()[0], batch_idx), refresh=False)
+        self.bar.update(batch_idx + 1 - self.bar.n)
+
+    def _end_epoch(self, trainer, loss, batch_idx):
+        """Log the whole bar in one line."""
+        self.bar.close()
+        seconds, title = time.monotonic() - self.start, _title(loss, batch_idx)
+        total = trainer.num_training_batches
+        _log_once(trainer, tqdm.format_meter(batch_idx + 1, total, seconds, prefix=title))
 
     def on_validation_end(self, trainer, module):
         stage = trainer.datamodule.epoch_stage
@@ -64,6 +76,10 @@ def _in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def _title(loss: float, batch_idx: int) -> str:
+    return f"loss={loss:.4f} batch_id={batch_idx}"
 
 
 def _result_line(trainer: Trainer, stage: str) -> str:

@@ -45,9 +45,11 @@ function refreshSoon() {
 // ------------------------------------------------------------------------------ picture and result
 
 function onDrawing() {
+  let digits = [];
   try {
     if (pad.isEmpty) throw new PictureError("");
-    page.pixels = prepare(pad.picture);
+    digits = findDigits(pad.picture);
+    page.pixels = largestDigit(digits).pixels;
     page.isBlank = false;
   } catch (error) {
     if (!(error instanceof PictureError)) throw error;
@@ -55,8 +57,14 @@ function onDrawing() {
     page.isBlank = true;
   }
   page.label = null;
-  say("");
+  say(wordsOnSeveral(digits));
   refreshSoon();
+}
+
+/** What to say of a picture with more than one digit: the page looks at one. */
+function wordsOnSeveral(digits) {
+  if (digits.length < 2) return "";
+  return `${digits.length} digits found; the network sees the largest.`;
 }
 
 /** Take pixels like MNIST's as the picture, with their label where it is known. */
@@ -69,7 +77,9 @@ function showPicture(pixels, label) {
 
 async function takeFile(file) {
   try {
-    showPicture(await preparedFile(file), null);
+    const digits = await digitsOfFile(file);
+    showPicture(largestDigit(digits).pixels, null);
+    say(wordsOnSeveral(digits));
   } catch (error) {
     if (!(error instanceof PictureError)) throw error;
     say(`${error.message}.`);

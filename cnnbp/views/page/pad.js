@@ -158,7 +158,7 @@ const MOST_PIXELS = 50e6;
 const LONGEST_SIDE = 3000; // pixels; a longer picture is scaled down before it is prepared
 
 /** Read a picture file and prepare it; a PictureError says in words what is wrong with it. */
-async function preparedFile(file) {
+async function digitsOfFile(file) {
   if (file.size > LARGEST_FILE) {
     throw new PictureError(`${file.name} is larger than ${LARGEST_FILE / 1e6} MB; make it smaller`);
   }
@@ -183,7 +183,7 @@ async function preparedFile(file) {
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   try {
-    return prepare(context.getImageData(0, 0, canvas.width, canvas.height));
+    return findDigits(context.getImageData(0, 0, canvas.width, canvas.height));
   } catch (error) {
     if (!(error instanceof PictureError)) throw error;
     throw new PictureError(`${file.name}: ${error.message}`);

@@ -6,19 +6,42 @@
 const FIELD = 28; // sides of MNIST's pictures,
 const BOX = 20; // and of the box that the ink fits
 const WORKING_SIZE = 400; // a larger picture is averaged down
-const FAINTEST = 16; // grey levels between paper and ink below which a picture counts as blank
-const EDGE = 0.2; // share of the strongest ink from which a pixel counts for the bounding box
 const DUST = 0.002; // share of the ink that may lie beyond each side of the bounding box
-
-/** What is wrong with a picture, in words for the person who gave it. */
-class PictureError extends Error {}
 
 /**
  * Turn RGBA pixels {data, width, height} into pixels like MNIST's: Uint8Array (28 * 28), ink bright
  * on 0.
  */
 function prepare(picture) {
-  const found = ink(grey(picture));
+  return largestDigit(findDigits(picture)).pixels;
+}
+
+function largestDigit(digits) {
+  const size = ({ box }) => (box.right - box.left) * (box.bottom - box.top);
+  return digits.reduce((best, digit) => (size(digit) > size(best) ? digit : best));
+}
+
+/** The digits on RGBA pixels, in the order of reading: [{pixels, box}]. */
+function findDigits(picture) {
+  const found = findInk(grey(picture));
+  const framed = around(framesOn(found.coarse, EDGE));
+  const free = (layer) => ({ ...layer, data: layer.data.map((v, k) => (framed.data[k] ? 0 : v)) });
+  const { coarse, fine } = withoutLines(free(found.coarse), free(found.fine), EDGE);
+  if (largestOf(coarse.data) < EDGE) throw new PictureError("no digit found: nothing but lines");
+  const { labels, parts } = findParts(coarse, EDGE);
+  return parts.map((part) => {
+    const own = around({ ...fine, data: labels.map((v) => (part.labels.includes(v) ? 1 : 0)) });
+    const inkOfPart = { ...fine, data: fine.data.map((v, k) => (own.data[k] ? v : 0)) };
+    return { pixels: fittedPixels(inkOfPart), box: part };
+  });
+}
+
+/** A mask with its neighbours: the soft edges of its ink. */
+const around = (mask) => spread(spread(mask, true), false);
+
+/** The ink of one digit as pixels like MNIST's. */
+function fittedPixels(ink) {
+  const found = thickened(ink, EDGE, BOX);
   const strong = found.data.map((v) => (v > EDGE ? v : 0));
   const [left, right] = extent(columnSums(strong, found.width, found.height));
   const [top, bottom] = extent(rowSums(strong, found.width, found.height));
@@ -31,7 +54,7 @@ function prepare(picture) {
     bottom,
   });
   // thin strokes have grown faint
-  const strongest = fitted.data.reduce((a, b) => Math.max(a, b), 0);
+  const strongest = largestOf(fitted.data);
   const field = centred({ ...fitted, data: fitted.data.map((v) => Math.max(0, v) / strongest) });
   return Uint8Array.from(field, (v) => roundHalfToEven(Math.fround(255 * v)));
 }
@@ -57,7 +80,7 @@ function grey({ data, width, height }) {
     transparent ||= data[4 * k + 3] < 255;
   }
   const flat = transparent ? onPaper(levels, data, width, height) : levels;
-  return reduced({ data: flat, width, height }, Math.ceil(Math.max(width, height) / WORKING_SIZE));
+  return reduced({ data: flat, width, height }, Math.max(1, Math.ceil(Math.sqrt(width * height) / WORKING_SIZE)));
 }
 
 /** Grey levels of a transparent picture laid on paper. */
@@ -108,75 +131,6 @@ function reduced(image, factor) {
     }
   }
   return { data, width, height };
-}
-
-/** Ink in 0..1 on 0: what stands out from the paper and its noise. */
-function ink({ data, width, height }) {
-  const { paper, noise } = paperOf(data, width, height);
-  const difference = data.map((v, k) => v - paper[k]);
-  // dark ink or bright; the cube: little strong ink outweighs much faint shade
-  const sign = Math.sign(total(difference.map((v) => v * v * v)));
-  const stands = difference.map((v) => Math.max(0, v * sign - noise));
-  const strongest = stands.reduce((a, b) => Math.max(a, b), 0);
-  if (!(strongest >= FAINTEST)) throw new PictureError("no digit found: the picture is blank");
-  return { data: stands.map((v) => v / strongest), width, height };
-}
-
-/**
- * Grey levels of the empty paper, the plane that fits the border (light slopes), and their noise.
- */
-function paperOf(data, width, height) {
-  const border = [];
-  for (let k = 0; k < data.length; k++) {
-    const [x, y] = [k % width, Math.floor(k / width)];
-    if (x === 0 || y === 0 || x === width - 1 || y === height - 1) border.push(k);
-  }
-  const [down, across] = [height, width].map(evenlySpaced);
-  const terms = (k) => [1, down[Math.floor(k / width)], across[k % width]];
-  const paper = new Float32Array(data.length).fill(median(border.map((k) => data[k])));
-  let noise = 0;
-  for (let round = 0; round < 3; round++) {
-    // without the outliers: ink may touch the border
-    const distances = border.map((k) => Math.abs(data[k] - paper[k]));
-    noise = 4.5 * median(distances); // three standard deviations of normal noise
-    const near = border.filter((_, place) => distances[place] <= noise);
-    const plane = leastSquares(
-      near.map(terms),
-      near.map((k) => data[k]),
-    );
-    for (let k = 0; k < paper.length; k++) {
-      paper[k] = plane[0] + plane[1] * down[Math.floor(k / width)] + plane[2] * across[k % width];
-    }
-  }
-  return { paper, noise };
-}
-
-/** `length` places from -1 to 1. */
-const evenlySpaced = (length) =>
-  Array.from({ length }, (_, place) => (length > 1 ? (2 * place) / (length - 1) - 1 : -1));
-
-/**
- * The coefficients that fit rows of three terms to values; those that the rows cannot tell are 0.
- */
-function leastSquares(rows, values) {
-  const equations = [0, 1, 2].map((i) => [
-    ...[0, 1, 2].map((j) => rows.reduce((sum, row) => sum + row[i] * row[j], 0)),
-    rows.reduce((sum, row, k) => sum + row[i] * values[k], 0),
-  ]);
-  for (let i = 0; i < 3; i++) {
-    const pivot = equations[i][i];
-    if (Math.abs(pivot) < 1e-9 * rows.length) {
-      equations[i] = [0, 0, 0, 0];
-      continue;
-    }
-    equations[i] = equations[i].map((v) => v / pivot);
-    for (let other = 0; other < 3; other++) {
-      if (other === i) continue;
-      const factor = equations[other][i];
-      equations[other] = equations[other].map((v, k) => v - factor * equations[i][k]);
-    }
-  }
-  return equations.map((row) => row[3]);
 }
 
 /**
@@ -272,12 +226,4 @@ function centred({ data, width, height }) {
     for (let x = 0; x < width; x++) field[(top + y) * FIELD + left + x] = data[y * width + x];
   }
   return field;
-}
-
-const total = (values) => values.reduce((sum, v) => sum + v, 0);
-
-function median(values) {
-  const sorted = [...values].sort((a, b) => a - b);
-  const half = sorted.length >> 1;
-  return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
 }

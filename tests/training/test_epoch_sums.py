@@ -1,0 +1,36 @@
+"""The means of an epoch over batches of several sizes, by hand and by torchmetrics."""
+
+import pytest
+import torch
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from cnnbp.training.epoch_sums import EpochSums, means
+
+LABELS = torch.tensor([1, 0, 0, 0])
+RIGHT = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+
+
+def test_a_batch_counts_by_its_images():
+    sums = EpochSums(torch.device("cpu"))
+    sums.add_to_sums(torch.tensor(1.0), RIGHT[:3], LABELS[:3])
+    sums.add_to_sums(torch.tensor(5.0), RIGHT[3:], LABELS[3:])
+    values = means(sums.sums(), torch.tensor(4))
+    assert values["loss"].item() == pytest.approx(2.0)
+    assert values["accuracy"] == multiclass_accuracy(RIGHT, LABELS, 2, average="micro") == 0.75
+    sums.reset_sums()
+    sums.add_to_sums(torch.tensor(4.0), RIGHT[:2], LABELS[:2])
+    values = means(sums.sums(), torch.tensor(2))
+    assert (values["loss"].item(), values["accuracy"].item()) == (4.0, 1.0)
+
+
+def test_a_nan_is_kept():
+    sums = EpochSums(torch.device("cpu"))
+    sums.add_to_sums(torch.tensor(float("nan")), RIGHT, LABELS)
+    sums.add_to_sums(torch.tensor(1.0), RIGHT, LABELS)
+    assert means(sums.sums(), torch.tensor(8))["loss"].isnan()
+
+
+def test_processes_are_taken_together():
+    gathered = {"loss_sum": torch.tensor([2.0, 4.0]), "correct": torch.tensor([1, 2])}
+    values = means(gathered, torch.tensor([4, 2]))
+    assert (values["loss"].item(), values["accuracy"].item()) == (1.0, 0.5)
