@@ -85,7 +85,8 @@ class ResumingSweeper(BasicSweeper):
         overview = partial(job_progress, directory, len(jobs), since)
         with self._stopping(directory.name):
             while jobs:
-                with overview() if self._is_parallel else nullcontext():
+                # these two show themselves how far they are
+                with nullcontext() if self._launcher in ("basic", "fleet") else overview():
                     ended = self._launch(jobs, directory)
                 for job, (path, error) in zip(jobs, ended, strict=True):
                     if error == LEFT_TO_OTHERS:
@@ -107,13 +108,13 @@ class ResumingSweeper(BasicSweeper):
             return others.wait()
 
     @property
-    def _is_parallel(self) -> bool:
-        return self.config.hydra.runtime.choices["hydra/launcher"] != "basic"
+    def _launcher(self) -> str:
+        return self.config.hydra.runtime.choices["hydra/launcher"]
 
     @contextmanager
     def _stopping(self, name: str) -> Iterator[None]:
         """End on a signal with one line, while this process waits for others."""
-        if self._is_parallel:
+        if self._launcher != "basic":
             on_stop(interrupt)
         try:
             yield

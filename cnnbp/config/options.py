@@ -80,7 +80,7 @@ class RunOptions(TypedDict, total=False):
         Text | None, Field(description="a checkpoint or a run directory to continue in a new run")
     ]
     overwrite: Annotated[bool, Field(description="train anew what is stored under this name")]
-    jobs: Annotated[Count, Field(description="jobs of a multirun at a time")]
+    jobs: Annotated[Count | None, Field(description="jobs of a multirun at a time")]
 
 
 @with_config(OURS)

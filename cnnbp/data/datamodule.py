@@ -127,7 +127,8 @@ class DataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         # Lightning asks before each stage, and commands ask by themselves
         if not self.splits:
-            self.splits = self._split()
+            # in place, for those who share it
+            self.splits.update(self._split())
         if self.trainer:
             device = self.trainer.strategy.root_device
             for name, (images, labels) in self.splits.items():

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -99,6 +99,8 @@ class Classifier(LightningModule):
         self.clip: float | None = None
         self.clip_by = "norm"
         self.graph: bool | str = "auto"
+        # takes the step together with those of other trainings
+        self.join_fleet: Callable[[TrainingStep], Callable[..., Tensor]] | None = None
         # beside loss and accuracy, which the steps sum up
         added = stage_metrics(classes, metrics)
         self.metrics = nn.ModuleDict(
@@ -148,7 +150,7 @@ class Classifier(LightningModule):
                 self.average = callback
                 options["average"] = callback.for_step()
         parts = (self.network, optimizer, data.as_pixels, data.normalise)
-        reason = self._needs_lightning()
+        reason = self.needs_lightning(self.trainer)
         if reason:
             self.step = LightningStep(
                 *parts,
@@ -158,18 +160,18 @@ class Classifier(LightningModule):
             )
         else:
             self.step = TrainingStep(*parts, **options)
-        self.take_step = self._on_device(reason)
+        self.take_step = self.join_fleet(self.step) if self.join_fleet else self._on_device(reason)
         if self.saved_sums:
             self.step.load_sums(self.saved_sums)
             self.saved_sums = {}
 
-    def _needs_lightning(self) -> str:
+    def needs_lightning(self, trainer: Trainer) -> str:
         """Why Lightning's own backward and optimizer calls are needed; "" where they are not."""
-        if self.trainer.world_size > 1:
+        if trainer.world_size > 1:
             return "several processes"
-        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return "loss scaling (trainer.precision=16-mixed)"
-        hooks = overridden_hooks([*self.trainer.callbacks, self], [Callback, Classifier])
+        hooks = overridden_hooks([*trainer.callbacks, self], [Callback, Classifier])
         if hooks:
             return f"the hook {hooks[0]}"
         return ""

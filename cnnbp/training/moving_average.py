@@ -21,7 +21,8 @@ class MovingAverage:
         for average, value in zip(averages, values, strict=True):
             of_type = pairs.setdefault(average.dtype, ([], []))
             of_type[0].append(average.detach())
-            of_type[1].append(value.detach())
+            # itself, because its memory may be exchanged
+            of_type[1].append(value)
         self.moved, self.copied, self.shares = [], [], []
         for dtype, (own, given) in pairs.items():
             if dtype.is_floating_point:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_lightning.callbacks import Checkpoint
@@ -18,6 +19,32 @@ log = logging.getLogger(__name__)
 # What is asked for where it is no signal. The signals that are handled have higher numbers, so that
 # of several processes' requests the highest counts.
 NOTHING, SAVE = 0, 1
+
+
+class Requests:
+    """What is asked of all trainings of a fleet after one and the same step: to save, or to stop.
+
+    Args:
+        every_n_seconds: how often to save.
+    """
+
+    def __init__(self, every_n_seconds: float):
+        self.every_n_seconds = every_n_seconds
+        self.saved = time.monotonic()
+        self.signal, self.asked = 0, NOTHING
+
+    def renew(self) -> None:
+        """Decide what is asked for after the step that comes now."""
+        is_time = time.monotonic() - self.saved >= self.every_n_seconds
+        self.asked = self.signal or (SAVE if is_time else NOTHING)
+        if self.asked:
+            self.saved = time.monotonic()
+
+    def on_signal(self, number: int, frame: Any) -> None:
+        """Stop the trainings after a step; by a second signal the process at once."""
+        if self.signal:
+            exit_at_once(number)
+        self.signal = number
 
 
 class Checkpoints(Checkpoint):
@@ -36,6 +63,8 @@ class Checkpoints(Checkpoint):
         self.directory, self.every_n_seconds = Path(directory), every_n_seconds
         self.best_accuracy = -1.0
         self.signal = 0
+        # in a fleet, where all have to save after the same step
+        self.requests: Requests | None = None
 
     @property
     def newest(self) -> Path | None:
@@ -93,6 +122,8 @@ class Checkpoints(Checkpoint):
 
     def _asked(self, trainer) -> int:
         """The signal that came, else SAVE when it is time, else NOTHING; alike in all processes."""
+        if self.requests:
+            return self.requests.asked
         is_time = time.monotonic() - self.saved >= self.every_n_seconds
         asked = self.signal or (SAVE if is_time else NOTHING)
         if trainer.world_size > 1:
@@ -111,12 +142,13 @@ class Checkpoints(Checkpoint):
     def _stop(self, trainer, asked: int) -> None:
         if asked in (NOTHING, SAVE):
             return
-        if asked == REQUEUE and trainer.is_global_zero:
-            _requeue()
+        if asked == REQUEUE and trainer.is_global_zero and not self.requests:
+            requeue_job()
         sys.exit(128 + asked)
 
 
-def _requeue() -> None:
+def requeue_job() -> None:
+    """Put this Slurm job back into the queue; log how that went."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
