@@ -21,7 +21,7 @@ class FleetLauncher(BasicLauncher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         # it imports torch, and every command imports this module
-        from cnnbp.sweeps.fleet import train_in_fleets
+        from cnnbp.sweeps.fleet_training import train_in_fleets
 
         setup_globals()
         assert self.config is not None

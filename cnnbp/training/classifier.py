@@ -100,7 +100,7 @@ class Classifier(LightningModule):
         self.clip_by = "norm"
         self.graph: bool | str = "auto"
         # takes the step together with those of other trainings
-        self.join_fleet: Callable[[TrainingStep], Callable[..., Tensor]] | None = None
+        self.join_fleet: Callable[..., Callable[..., Tensor]] | None = None
         # beside loss and accuracy, which the steps sum up
         added = stage_metrics(classes, metrics)
         self.metrics = nn.ModuleDict(
@@ -160,7 +160,10 @@ class Classifier(LightningModule):
             )
         else:
             self.step = TrainingStep(*parts, **options)
-        self.take_step = self.join_fleet(self.step) if self.join_fleet else self._on_device(reason)
+        if self.join_fleet:
+            self.take_step = self.join_fleet(self.step, self._forget_evaluation)
+        else:
+            self.take_step = self._on_device(reason)
         if self.saved_sums:
             self.step.load_sums(self.saved_sums)
             self.saved_sums = {}
@@ -248,6 +251,11 @@ class Classifier(LightningModule):
             self.evaluate = self._evaluation_on_device(self.evaluation)
         self.evaluation.reset_sums()
         self.images_evaluated = 0
+
+    def _forget_evaluation(self) -> None:
+        """Make the evaluation anew; a captured one reads memory that the weights have left."""
+        self.evaluation = None
+        self.evaluate = None
 
     def _evaluation_on_device(self, step: EvaluationStep) -> Callable[..., Tensor]:
         """The step; on a GPU captured as a CUDA graph, where training may be."""

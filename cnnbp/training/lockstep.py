@@ -26,6 +26,7 @@ class Member:
     def __init__(self, train: Callable[[], Any]):
         self.train = train
         self.step: Any = None
+        self.on_moved: Callable[[], None] = lambda: None
         self.request: tuple[Tensor, Tensor, bool, bool] | None = None
         self.seed = 0
         self.answer: Tensor | BaseException | None = None
@@ -50,9 +51,13 @@ class Member:
         self._turn.release()
         self._turn_ended.acquire()
 
-    def join(self, step: TrainingStep) -> Callable[..., Tensor]:
-        """Bring the step of this training; what is returned takes it together with the others."""
-        self.step = step
+    def join(self, step: TrainingStep, on_moved: Callable[[], None]) -> Callable[..., Tensor]:
+        """Bring the step of this training; what is returned takes it together with the others.
+
+        Args:
+            on_moved: called when the weights have been given other memory.
+        """
+        self.step, self.on_moved = step, on_moved
         return self._take_step
 
     def _take_step(
@@ -150,6 +155,8 @@ class Lockstep:
         """Lay the networks of the living members side by side."""
         self.mapped = living
         self.step = MappedStep([member.step for member in living])
+        for member in living:
+            member.on_moved()
         if living[0].request[0].device.type != "cuda":
             self.take_step = self.step
         elif self.graph is False or torch.is_anomaly_enabled():
