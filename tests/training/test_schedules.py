@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, OneCycleLR
 
 from cnnbp.training import schedules
 
@@ -42,3 +42,29 @@ def test_the_length_is_known_to_checkpoints():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     schedule = schedules.linear(optimizer, EPOCHS, STEPS, warmup=0.1, final_lr=0)["scheduler"]
     assert schedule.state_dict()["total_steps"] == EPOCHS * STEPS
+
+
+def test_one_cycle_is_torchs_over_all_steps_and_leaves_the_momentum():
+    def torchs(optimizer):
+        options = {"pct_start": 0.4, "cycle_momentum": False}
+        return OneCycleLR(optimizer, 0.5, total_steps=EPOCHS * STEPS + 1, **options)
+
+    def own(optimizer):
+        return schedules.one_cycle(optimizer, 1, EPOCHS * STEPS + 1, warmup=0.4)["scheduler"]
+
+    assert rates(own) == pytest.approx(rates(torchs))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5, momentum=0.7)
+    schedule = schedules.one_cycle(optimizer, EPOCHS, STEPS, warmup=0.4)["scheduler"]
+    assert schedule.total_steps == EPOCHS * STEPS
+    assert optimizer.param_groups[0]["momentum"] == 0.7
+
+
+def test_plateau_waits_and_multiplies_as_asked_for():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    schedule = schedules.plateau(optimizer, EPOCHS, STEPS, factor=0.3, patience=1)["scheduler"]
+    taken = []
+    for _ in range(4):
+        schedule.step(1.0)
+        taken.append(optimizer.param_groups[0]["lr"])
+    # the second loss is the first that has not fallen, the third one too many
+    assert taken == pytest.approx([0.5, 0.5, 0.15, 0.15])

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from pytorch_lightning import Callback
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,7 +15,7 @@ from cnnbp.model.network import Network
 from cnnbp.training.classifier import parameter_groups
 from cnnbp.training.moving_average import MovingAverage
 from cnnbp.training.muon import Muon
-from cnnbp.training.step import TrainingStep
+from cnnbp.training.step import LightningStep, TrainingStep, overridden_hooks
 
 OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3),
@@ -158,3 +159,36 @@ def test_a_step_looks_at_no_value(name, clip):
         assert step(images, labels).is_meta
     assert all(parameter.grad.is_meta for parameter in net.parameters())
     assert step.loss_sum.is_meta
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_lightnings_calls_take_the_same_steps(accumulate):
+    torch.manual_seed(2)
+    ours = Network(dropout=[0] * 4).train()
+    theirs = copy.deepcopy(ours)
+    optimizer = OPTIMIZERS["sgd"](parameter_groups(theirs))
+    data = DataModule()
+    lightnings = LightningStep(
+        *(theirs, optimizer, data.as_pixels, data.normalise),
+        backward=lambda loss: loss.backward(),
+        step_optimizer=optimizer.step,
+        label_smoothing=SMOOTHING,
+        accumulate=accumulate,
+    )
+    own = make(ours, OPTIMIZERS["sgd"](parameter_groups(ours)), accumulate=accumulate)
+    for number, batch in enumerate(batches(4)):
+        places = (number % accumulate == 0, (number + 1) % accumulate == 0)
+        assert torch.equal(own(*batch, *places), lightnings(*batch, *places))
+    for value, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_hooks_around_lightnings_calls_are_found():
+    class Plain(Callback):
+        pass
+
+    class Hooked(Callback):
+        def on_after_backward(self, trainer, module):
+            pass
+
+    assert overridden_hooks([Plain(), Hooked()], [Callback]) == ["Hooked.on_after_backward"]

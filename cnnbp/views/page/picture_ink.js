@@ -49,9 +49,12 @@ function smoothing(levels) {
     const lag = 2 * radius + 1;
     const across = width - 2 * lag;
     const bends = new Float32Array(Math.max(0, across) * height);
-    for (let k = 0; k < bends.length; k++) {
-      const place = Math.floor(k / across) * width + (k % across);
-      bends[k] = Math.abs(data[place + 2 * lag] - 2 * data[place + lag] + data[place]);
+    for (let y = 0; y < height && across > 0; y++) {
+      for (let x = 0; x < across; x++) {
+        const place = y * width + x;
+        const bend = data[place + 2 * lag] - 2 * data[place + lag] + data[place];
+        bends[y * across + x] = Math.abs(bend);
+      }
     }
     // of normal noise the standard deviation
     noise = bends.length ? 0.605 * quantile(bends, 0.5) : 0;
@@ -201,21 +204,34 @@ function leastSquares(rows, values) {
 /** What stands out from the noise of the paper, from differences to it. */
 function aboveNoise(difference) {
   // dark ink or bright; the cube: little strong ink outweighs much faint shade
-  const sign = Math.sign(difference.reduce((sum, v) => sum + v * v * v, 0));
+  let cubes = 0;
+  for (let k = 0; k < difference.length; k++) cubes += difference[k] ** 3;
+  const sign = Math.sign(cubes);
   // three standard deviations of normal noise, by its lower quarter: ink is seldom more than half
   const noise = 9.4 * quantile(difference.map(Math.abs), 0.25);
   return difference.map((v) => Math.max(0, v * sign - noise));
 }
 
-const total = (values) => values.reduce((sum, v) => sum + v, 0);
+// loops, since these run over all pixels while a person draws
 
-const largestOf = (values) => values.reduce((a, b) => Math.max(a, b), 0);
+function total(values) {
+  let sum = 0;
+  for (let k = 0; k < values.length; k++) sum += values[k];
+  return sum;
+}
+
+function largestOf(values) {
+  let most = 0;
+  for (let k = 0; k < values.length; k++) if (values[k] > most) most = values[k];
+  return most;
+}
 
 const median = (values) => quantile(values, 0.5);
 
 /** A quantile, between two values by their weighted mean. */
 function quantile(values, share) {
-  const sorted = Float64Array.from(values).sort();
+  const isTyped = values instanceof Float32Array;
+  const sorted = (isTyped ? values.slice() : Float64Array.from(values)).sort();
   const place = share * (sorted.length - 1);
   const low = Math.floor(place);
   const high = Math.min(sorted.length - 1, low + 1);

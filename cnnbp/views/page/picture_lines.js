@@ -34,10 +34,11 @@ function transposed({ data, width, height }) {
  */
 function findLines({ data, width, height }, edge) {
   // a line may wind by a pixel
-  const pixels = [];
+  const [rows, columns] = [[], []];
   for (let k = 0; k < data.length; k++) {
     if (data[k] > edge || data[k - width] > edge || data[k + width] > edge) {
-      pixels.push([Math.floor(k / width), k % width]);
+      rows.push(Math.floor(k / width));
+      columns.push(k % width);
     }
   }
   const margin = Math.trunc(STEEPEST * width) + 1;
@@ -46,7 +47,9 @@ function findLines({ data, width, height }, edge) {
   for (let k = 0; k <= Math.trunc(STEEPEST / step); k++) {
     for (const slope of [k * step, -k * step]) {
       const votes = new Float64Array(height + 2 * margin);
-      for (const [row, column] of pixels) votes[row - rise(slope, column, width) + margin] += 1;
+      for (let k = 0; k < rows.length; k++) {
+        votes[rows[k] - rise(slope, columns[k], width) + margin] += 1;
+      }
       for (let place = 0; place < votes.length; place++) votes[place] /= width;
       const most = largestOf(votes);
       if (most > best.most + 0.01) best = { slope, votes, most };

@@ -80,7 +80,8 @@ function grey({ data, width, height }) {
     transparent ||= data[4 * k + 3] < 255;
   }
   const flat = transparent ? onPaper(levels, data, width, height) : levels;
-  return reduced({ data: flat, width, height }, Math.max(1, Math.ceil(Math.sqrt(width * height) / WORKING_SIZE)));
+  const factor = Math.max(1, Math.ceil(Math.sqrt(width * height) / WORKING_SIZE));
+  return reduced({ data: flat, width, height }, factor);
 }
 
 /** Grey levels of a transparent picture laid on paper. */

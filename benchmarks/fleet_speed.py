@@ -1,4 +1,4 @@
-"""What a fleet gains: `python -m benchmarks.fleet`, on a GPU in under 8 minutes.
+"""What a fleet gains: `python -m benchmarks.fleet_speed`, on a GPU in under 8 minutes.
 
 Each part runs `train.py` as a user does, in processes with a time limit, so that one that fails
 loses no other. The answers go to stdout and, as JSON, to the file that is named.
@@ -116,7 +116,7 @@ PARTS = {"throughput": throughput, "best": best, "fast": fast}
 
 def main() -> None:
     """Run the parts, one after the other."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet_speed", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", default=list(PARTS))
     parser.add_argument("--quick", action="store_true", help="few steps, to see it work")
     parser.add_argument("--accelerator", choices=("gpu", "cpu"), default="gpu")

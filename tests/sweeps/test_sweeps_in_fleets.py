@@ -216,7 +216,7 @@ class Looks(nn.Module):
 
 
 def test_what_cannot_be_mapped_runs_one_after_the_other(tmp_path, capfd):
-    own = ("~model.network", "+model.network._target_=test_fleet.Looks")
+    own = ("~model.network", "+model.network._target_=test_sweeps_in_fleets.Looks")
     options = [option for option in SMALL if not option.startswith("dropout")]
     train_in(tmp_path, "-m", *options, *own, "seed=1,2", "name=sweep", FLEET)
     printed = capfd.readouterr().out
