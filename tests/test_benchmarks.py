@@ -78,7 +78,11 @@ def test_a_variant_that_fails_says_why():
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ON_CPU)
+# to compile f takes longer than all the others
+COMPILED = pytest.param("f", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [COMPILED if name == "f" else name for name in ON_CPU])
 def test_each_variant_answers_for_its_segments(name, tmp_path, monkeypatch):
     answers = io.StringIO()
     monkeypatch.setattr(sys, "stdin", io.StringIO("1\n2\n"))
