@@ -3,38 +3,11 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from cnnbp.data.datamodule import DataModule
-from cnnbp.data.user_pictures import Box
 from cnnbp.errors import UserError
 from cnnbp.training.restore import restore
-from cnnbp.views.likeness import Likeness
 from cnnbp.views.reading_sheet import draw_readings
-
-
-class Reading(NamedTuple):
-    """What was read at one place of a picture.
-
-    Attributes:
-        pixels: what the network saw, (H, W) or (C, H, W), uint8.
-        box: left, top, right, bottom in pixels of the upright picture; None: all of it.
-        probabilities: (K,).
-        is_doubtful: unlike the training images of its class; None where that is not measured.
-    """
-
-    pixels: Tensor
-    box: Box | None
-    probabilities: Tensor
-    is_doubtful: bool | None
-
-    @property
-    def label(self) -> int:
-        """The class that is read."""
-        return int(self.probabilities.argmax())
+from cnnbp.views.readings import Reading, likeness_of, read_picture
 
 
 def predict(
@@ -54,7 +27,7 @@ def predict(
     if show and Path(show).suffix.lower() != ".png":
         raise UserError(f"--show {show}: must end in .png")
     _, data, model = restore(directory, checkpoint)
-    likeness = _likeness(data)
+    likeness = likeness_of(data)
     width = max(map(len, files))
     names = data.dataset.class_names
     all_readings: dict[str, list[Reading]] = {}
@@ -77,36 +50,6 @@ def predict(
         draw_readings(Path(show), all_readings, names)
         print(show)
     return 1 if errors else 0
-
-
-def read_picture(
-    data: DataModule, model: torch.nn.Module, likeness: Likeness | None, file: str
-) -> list[Reading]:
-    """Read the digits of a picture, or the whole picture where the data set has no digits.
-
-    Raises:
-        UserError: names the file that cannot be read.
-    """
-    places = data.read_places(file)
-    images = torch.stack([pixels for pixels, _ in places])
-    with torch.inference_mode():
-        probabilities = model(data.prepare(images)).softmax(1)
-    doubts: list[bool | None] = [None] * len(places)
-    if likeness:
-        found = likeness.measure(images, probabilities.argmax(1))
-        doubts = (found < likeness.doubtful_below).tolist()
-    return [
-        Reading(pixels, box, shares, doubt)
-        for (pixels, box), shares, doubt in zip(places, probabilities, doubts, strict=True)
-    ]
-
-
-def _likeness(data: DataModule) -> Likeness | None:
-    """What tells digits from other drawings; None for photographs, which it cannot judge."""
-    if not data.dataset.is_ink_on_paper:
-        return None
-    data.setup("fit")
-    return Likeness(*data.splits["train"])
 
 
 def _row(reading: Reading, names: Sequence[str]) -> str:

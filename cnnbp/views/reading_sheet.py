@@ -1,19 +1,14 @@
 """A sheet of pictures with what the network saw on them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from cnnbp.data.picture_files import open_picture
 from cnnbp.files import replacing
-
-if TYPE_CHECKING:
-    from cnnbp.views.predict import Reading
+from cnnbp.views.readings import Reading
 
 # pixels: of a picture at most, of what the network saw, of a line of text, between all of them
 PICTURE, SEEN, LINE, GAP = 280, 112, 16, 12
