@@ -263,6 +263,7 @@ class DataModule(LightningDataModule):
         trainer = self.trainer
         # which calls this
         assert trainer is not None
+        # the project's own model has these steps within its own: `TrainingStep.inputs`
         if getattr(trainer.lightning_module, "takes_stored_images", False):
             return images, labels
         pixels = self.as_pixels(images)
