@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cnnbp.config.check import check_arguments
 from cnnbp.config.compose import compose
+from cnnbp.config.hydra_errors import HYDRA_ERRORS, explain
 from cnnbp.errors import UserError, on_one_line
 from cnnbp.runs.checkpoint_file import find_checkpoint
 from cnnbp.runs.run_directory import RunDirectory, refuse_another_kind, refuse_several_processes
@@ -59,6 +60,17 @@ def search(overrides: Sequence[str]) -> None:
         UserError: the space does not fit the config, or the storage cannot be used or holds a
             study of something else.
     """
+    try:
+        _search(overrides)
+    except (UserError, *HYDRA_ERRORS) as error:
+        line = explain(error)
+        hidden = _hide_passwords(line, overrides)
+        if hidden == line:
+            raise
+        raise UserError(hidden) from None
+
+
+def _search(overrides: Sequence[str]) -> None:
     options = _compose_options(overrides)
     settings = options.search
     # before other configs are composed, which have names of their own
@@ -96,6 +108,7 @@ def _compose_options(overrides: Sequence[str]) -> DictConfig:
             others.append(override)
     options = compose([f"+{choice}", *others])
     OmegaConf.resolve(options.search)
+    _check_password(options.search.storage)
     return options
 
 
@@ -119,7 +132,21 @@ def _check_trial_config(config: DictConfig) -> None:
 
 def hide_password(url: str) -> str:
     """The URL of a storage with *** in place of its password."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+
+
+def _hide_passwords(line: str, overrides: Sequence[str]) -> str:
+    """A message with *** in place of the passwords in overrides, which it may repeat."""
+    for override in overrides:
+        if password := re.search(r"://[^:/@]*:(.+)@", override):
+            line = line.replace(f":{password[1]}@", ":***@")
+    return line
+
+
+def _check_password(url: str) -> None:
+    # what follows the first @ is read as the host, which the driver's message would tell
+    if re.search(r"://[^:/@]*:[^@]*@[^?]*@", url):
+        raise UserError(f"{hide_password(url)}: write an @ in a password as %40")
 
 
 def open_study(settings: DictConfig, name: str, content: dict[str, Any]) -> optuna.Study:

@@ -184,6 +184,16 @@ def test_a_mistake_is_told_in_one_line(cnnbp, capfd, mistake):
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.parametrize("mark", "@=,#(%/")
+def test_a_password_with_any_mark_is_never_told(cnnbp, capfd, mark):
+    url = f"nothing://user:left{mark}right@host/name"
+    with pytest.raises(SystemExit, match=r"nothing://user:\*\*\*@host/name") as exit:
+        cnnbp("search", *SMALL, "name=study", f"search.storage={url}")
+    told = "".join([exit.value.code, *capfd.readouterr()])
+    assert "left" not in told
+    assert "right" not in told
+
+
 def test_a_locked_storage_is_told_and_keeps_what_it_has(cnnbp):
     cnnbp("search", *SMALL, "name=study", "search.n_trials=1")
     with sqlite3.connect("outputs/study/study.db") as lock:
