@@ -1,5 +1,6 @@
 """Augmentation against exact rotations and shifts, and the distribution of its fields."""
 
+import itertools
 import math
 
 import pytest
@@ -117,3 +118,37 @@ def test_ranges_are_kept(monkeypatch, images):
         span = high - low
         assert low <= drawn[name].min() < low + 0.01 * span, name
         assert high - 0.01 * span < drawn[name].max() <= high, name
+
+
+def test_the_largest_draw_is_the_end_of_each_range(monkeypatch, images):
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda draws, low, high: draws.fill_(high))
+    drawn = Augment(degrees=90, shift=2, scale=0.5, shear=20)(images)
+    close(
+        drawn,
+        bent(images, math.pi / 2, factor=1.5, right=2.0, down=2.0, shear=math.radians(20)),
+    )
+
+
+def test_pixels_between_those_given_stay_in_range():
+    """The cubic kernel overshoots at an edge."""
+    images = torch.zeros(1, 1, SIDE, SIDE)
+    images[..., 14:] = 255
+    moved = bent(images, right=0.5)
+    assert moved.min() == 0
+    assert moved.max() == 255
+
+
+def test_a_pixel_is_erased_by_its_centre(images):
+    images = images[:8] + 1
+    draws = torch.rand(4, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    erased = erase(images, *(20 * draws)) == 0
+    for image in range(8):
+        height, width, row, column = (20 * draws[:, image]).tolist()
+        for down, right in itertools.product(range(SIDE), repeat=2):
+            is_inside = abs(down + 0.5 - row) < height / 2 and abs(right + 0.5 - column) < width / 2
+            assert bool(erased[image, 0, down, right]) == is_inside
+
+
+def test_all_is_made_on_the_device_of_the_images(images):
+    augment = Augment(10, 2, 0.1, 10, elastic=1.0, erase=5.0)
+    assert augment(images.to("meta")).device.type == "meta"

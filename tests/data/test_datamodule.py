@@ -1,4 +1,5 @@
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -207,3 +208,91 @@ def test_a_picture_is_read_as_the_data_set_stores_images(tmp_path):
     colour = DataModule("CIFAR10").read_picture(tmp_path / "one.png")
     assert colour.shape == (3, 32, 32)
     assert colour[:, 0, 0].tolist() == [255, 255, 255]
+
+
+def of_process(rank, world_size, **options):
+    data = DataModule(**options)
+    data.splits = {"train": (IMAGES, LABELS), "test": (IMAGES, LABELS)}
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("split", "key"), [("train", "data.batch_size"), ("test", "data.eval_batch_size")]
+)
+def test_each_process_has_an_image_of_the_last_batch(split, key):
+    name = key.removeprefix("data.")
+    # 1,000 images are two of 499 and 2
+    for rank in range(2):
+        batches = list(of_process(rank, 2, **{name: 499}).batches(split))
+        assert [len(labels) for _, labels in batches] == [250 - rank, 250 - rank, 1]
+    # and three of 333 and 1
+    with pytest.raises(UserError, match=f"^{key}=333: leaves 1 images .* for 2 processes$"):
+        of_process(0, 2, **{name: 333}).batches(split)
+    of_process(0, 500, **{name: 500}).batches(split)
+
+
+def test_only_training_batches_are_shuffled_anew_each_epoch():
+    data = of_process(0, 1)
+    assert data.epoch_stage == "test"
+    assert ids(data.batches("train"), 0) != ids(data.batches("train"), 1)
+    stored = list(itertools.chain(*ids(data.batches("test"), 1)))
+    assert stored == list(range(1000))
+
+
+def test_an_evaluation_broken_off_begins_anew():
+    batches = Batches(IMAGES, LABELS, 300)
+    next(iter(batches))
+    assert list(itertools.chain(*ids(batches, 0))) == list(range(1000))
+
+
+def test_a_new_loader_is_before_the_first_epoch_and_a_used_one_after_it():
+    batches = Batches(IMAGES, LABELS, 100, seed=1)
+    taken = [images.flatten().tolist() for images, _ in batches]
+    assert taken == ids(Batches(IMAGES, LABELS, 100, seed=1), 0)
+    assert batches.state_dict() == {"epoch": 1, "batch": 0}
+
+
+def test_the_first_order_is_repeated_where_asked_for():
+    data = of_process(0, 1)
+    data.repeat_first_epoch = True
+    repeated = data.batches("train")
+    assert ids(repeated, 1) == ids(repeated, 3) == ids(of_process(0, 1).batches("train"), 0)
+
+
+def test_test_images_are_counted_from_0():
+    mnist = MNIST.load("unused")
+    for index in (0, 9_999):
+        image, label = DataModule().test_image(index)
+        assert torch.equal(image, mnist.test_images[index])
+        assert label == mnist.test_labels[index]
+    for index in (-1, 10_000):
+        with pytest.raises(UserError, match=f"^--index {index}: must be from 0 to 9999"):
+            DataModule().test_image(index)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("takes_stored_images", [True, False, None])
+def test_a_batch_is_augmented_in_training_alone_and_once(training, takes_stored_images):
+    images, labels = MNIST.load("unused").train_images[:5], torch.arange(5)
+    data = DataModule(augment=lambda pixels: 255 - pixels)
+    module = SimpleNamespace()
+    if takes_stored_images is not None:
+        module.takes_stored_images = takes_stored_images
+    data.trainer = SimpleNamespace(lightning_module=module, training=training)
+    given, same = data.on_after_batch_transfer((images, labels), 0)
+    assert same is labels
+    if takes_stored_images:
+        assert given is images
+        return
+    pixels = images[:, None].float()
+    expected = ((255 - pixels if training else pixels) / 255 - 0.1307) / 0.3081
+    torch.testing.assert_close(given, expected)
+
+
+def test_without_augmentation_training_images_are_normalised():
+    data = DataModule()
+    data.trainer = SimpleNamespace(lightning_module=None, training=True)
+    images = MNIST.load("unused").train_images[:5]
+    given, _ = data.on_after_batch_transfer((images, torch.arange(5)), 0)
+    torch.testing.assert_close(given, (images[:, None] / 255 - 0.1307) / 0.3081)

@@ -301,3 +301,17 @@ def test_killed_download_does_no_harm(tmp_path, slow_downloads):
     assert_small(DATASETS["FashionMNIST"].load(tmp_path / "root"), "FashionMNIST")
     assert len(slow_downloads.read_text().split()) == 2 + 4
     assert not list((tmp_path / "root").glob(".*.partial"))
+
+
+def test_stored_means_and_deviations_are_those_of_the_training_images(mnist):
+    """QMNIST's training images are MNIST's; of the others the published values are pinned."""
+    shares = mnist.train_images.float() / 255
+    measured = (round(shares.mean().item(), 4),), (round(shares.std().item(), 4),)
+    published = {
+        "MNIST": measured,
+        "QMNIST": measured,
+        "FashionMNIST": ((0.2860,), (0.3530,)),
+        "KMNIST": ((0.1918,), (0.3483,)),
+    }
+    for dataset in (MNIST, datasets.QMNIST, datasets.FASHION_MNIST, datasets.KMNIST):
+        assert (dataset.mean, dataset.std) == published[dataset.name]

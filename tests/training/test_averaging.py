@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from cnnbp.training.callbacks.averaging import Average
 from cnnbp.training.callbacks.checkpoints import Checkpoints
+from cnnbp.training.moving_average import MovingAverage
 from cnnbp.training.restore import restore
 
 DECAY = 0.3
@@ -145,3 +147,52 @@ def test_a_checkpoint_of_the_other_kind_is_refused(steps, train):
             "trainer.max_epochs=4",
             "ckpt_path=outputs/whole/checkpoints/last.ckpt",
         )
+
+
+def callback_of(module):
+    callback = Average(0.6)
+    callback._average_model = AveragedModel(module, use_buffers=True)
+    return callback
+
+
+def test_a_step_that_leaves_the_average_alone_has_it_moved_once_a_step():
+    module = nn.Linear(1, 1, bias=False)
+    callback = callback_of(module)
+    callback.on_train_start(None, module)
+    callback.for_step()
+    # the next training begins with a module that has not taken it
+    callback.on_train_start(None, module)
+    expected = 0.0
+    for step in range(4):
+        nn.init.constant_(module.weight, 10.0 + step)
+        trainer = SimpleNamespace(global_step=step + 1)
+        for batch in range(2):
+            callback.on_train_batch_end(trainer, module, None, None, batch)
+        kept = min(0.6, (1 + step) / (10 + step)) if step else 0
+        expected = kept * expected + (1 - kept) * (10.0 + step)
+        assert callback._averages().weight.item() == pytest.approx(expected)
+
+
+def test_the_average_is_what_a_finished_training_leaves():
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(module.weight, 3.0)
+    callback = callback_of(module)
+    nn.init.constant_(module.weight, 5.0)
+    callback.on_fit_end(None, module)
+    assert module.weight.item() == 3.0
+
+
+def test_the_average_follows_the_module_to_its_device():
+    callback = callback_of(nn.Linear(1, 1))
+    callback.on_fit_start(None, SimpleNamespace(device=torch.device("meta")))
+    assert callback._averages().weight.is_meta
+
+
+def test_averages_are_one_for_one_with_values():
+    average = torch.zeros(2, 3)
+    moving = MovingAverage([average], [torch.ones(2, 3)])
+    moving.set_share(0.25)
+    moving.move()
+    assert torch.equal(average, torch.full((2, 3), 0.25))
+    with pytest.raises(ValueError, match="shorter"):
+        MovingAverage([average, average], [average])

@@ -8,6 +8,7 @@ import torch
 
 from cnnbp.errors import UserError
 from cnnbp.model.network import Network
+from cnnbp.training.callbacks.averaging import Average
 from cnnbp.training.callbacks.history import History, read_history
 from cnnbp.training.restore import restore
 
@@ -84,3 +85,33 @@ def test_damaged_file_is_named(tmp_path, damage):
         np.savez(path, weight=np.zeros(3, np.float16))
     with pytest.raises(UserError, match=r"epoch-001\.npz"):
         read_history(tmp_path, {"weight": np.zeros(4)})
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_a_file_with_code_is_refused_before_the_code_runs(tmp_path):
+    (tmp_path / "history").mkdir()
+    values = np.array([Payload(str(tmp_path / "made"))] * 4, dtype=object)
+    np.savez(tmp_path / "history" / "epoch-001.npz", weight=values)
+    with pytest.raises(UserError, match=r"epoch-001\.npz: cannot be read"):
+        read_history(tmp_path, {"weight": np.zeros(4)})
+    assert not (tmp_path / "made").exists()
+
+
+def test_other_callbacks_and_an_average_that_is_not_made_yet_are_passed_over(tmp_path):
+    module = SimpleNamespace(network=Network())
+    history = History(tmp_path / "deep" / "history", every_n_epochs=1)
+    trainer = trainer_at(0, 0, [history, Average(0.9)])
+    history.on_train_start(trainer, module)
+    history.on_train_epoch_end(trainer, module)
+    like = arrays(module.network)
+    (_, before), (_, after) = read_history(tmp_path / "deep", like)
+    assert np.array_equal(before, after)

@@ -75,3 +75,33 @@ def test_a_schedule_acts_on_both_parts():
         group["lr"] = 0.0
     steps(module, optimizer, [1])
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
+def test_a_rate_on_the_device_moves_as_far():
+    numbers, tensors = network(torch.channels_last), network(torch.channels_last)
+    steps(numbers, Muon(parameter_groups(numbers), momentum=0.9, **OPTIONS), range(2))
+    optimizer = Muon(parameter_groups(tensors), momentum=0.9, **OPTIONS)
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(OPTIONS["lr"])
+    steps(tensors, optimizer, range(2))
+    for expected, moved in zip(numbers.parameters(), tensors.parameters(), strict=True):
+        torch.testing.assert_close(moved, expected)
+
+
+def test_a_restored_optimizer_has_the_rate_that_it_was_left_with():
+    module = network(torch.channels_last)
+    left = Muon(parameter_groups(module), momentum=0.9, **OPTIONS)
+    for group in left.param_groups:
+        group["lr"] = 0.003
+    restored = Muon(parameter_groups(module), momentum=0.9, **OPTIONS)
+    restored.load_state_dict(left.state_dict())
+    assert [group["lr"] for group in restored.param_groups] == [0.003, 0.003]
+
+
+def test_biases_and_normalisation_do_not_decay():
+    module = network(torch.channels_last)
+    weights, others = parameter_groups(module)
+    assert all(parameter.ndim == 4 for parameter in weights["params"])
+    assert "weight_decay" not in weights
+    assert others["weight_decay"] == 0
+    assert len(weights["params"]) + len(others["params"]) == len(list(module.parameters()))
