@@ -1,5 +1,6 @@
 """What a search found: the best trials, the command of the best, importances and pictures."""
 
+import os
 import shlex
 import warnings
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from cnnbp.config.config_files import own_folders
 from cnnbp.files import replacing
 from cnnbp.sweeps.leaderboard_formats import table
 from cnnbp.sweeps.search_space import as_overrides
@@ -39,7 +41,10 @@ def print_report(study: optuna.Study, fixed: list[str], directory: Path) -> None
         return
     complete.sort(key=lambda trial: -trial.value)
     _print_best(complete[:BEST_SHOWN])
-    command = ["python", "train.py", *fixed, *as_overrides(complete[0].params)]
+    folders = []
+    for folder in own_folders:
+        folders += ["--config-dir", os.path.relpath(folder)]
+    command = ["python", "train.py", *folders, *fixed, *as_overrides(complete[0].params)]
     print(f"\nthe best: {shlex.join(command)}")
     # importances need differences
     if len({trial.value for trial in complete}) > 1:

@@ -36,6 +36,8 @@ from cnnbp.training.trackers import make_loggers
 # what Lightning says of its own calls and of the machine, of which a user can change nothing
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 logging.getLogger("pytorch_lightning.accelerators.cuda").setLevel(logging.WARNING)
+# what Hydra says of a part that is not found stands in its error too, which is told in one line
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
 # a run of one process needs no srun, and submitit's jobs are started by it
