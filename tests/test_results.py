@@ -26,6 +26,7 @@ def results(directory, *arguments):
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_part_is_trained_once(tmp_path):
     for seeds in (1, 2):
         done = results(tmp_path, "--only", "fast", f"--seeds={seeds}")

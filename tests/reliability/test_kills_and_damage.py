@@ -106,7 +106,7 @@ def kill_until_done(directory, rng, seconds, *overrides):
 @pytest.mark.parametrize(
     ("recipe", "kills"),
     [
-        ("adamw, one cycle, augmented", 3),
+        ("adamw, one cycle, augmented", 2),
         *(pytest.param(name, 10, marks=pytest.mark.slow) for name in RECIPES),
     ],
 )

@@ -182,6 +182,7 @@ def test_training_by_hand_ends_near_autograd(train):
         torch.testing.assert_close(b["state_dict"][name], value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_run(tmp_path):
     command = [
         *TRAIN,
