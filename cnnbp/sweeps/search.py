@@ -83,8 +83,11 @@ def _search(overrides: Sequence[str]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     try:
         content = {"overrides": fixed, "space": space.domains}
-        study = open_study(settings, directory.name, content)
-        run_trials(study, settings, options.seed, Objective(space, fixed, directory))
+        objective = Objective(space, fixed, directory)
+        # of several processes that start at once, one creates the tables
+        with objective.drawing:
+            study = open_study(settings, directory.name, content)
+        run_trials(study, settings, options.seed, objective)
         print_report(study, fixed, directory)
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError, ImportError) as error:
         with suppress(OSError):
