@@ -55,6 +55,8 @@ function onDrawing() {
     if (!(error instanceof PictureError)) throw error;
     page.pixels = new Uint8Array(FIELD * FIELD);
     page.isBlank = true;
+    // the next drawing has not been given a class
+    page.target = null;
   }
   page.label = null;
   say(wordsOnSeveral(digits));

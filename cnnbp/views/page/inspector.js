@@ -17,10 +17,12 @@ class Inspector {
       "diverging",
       LARGE,
     );
-    this.stops.addEventListener("change", () =>
-      choose({ index: Number(this.stops.value), cell: [0, 0, 0] }),
-    );
-    for (const input of this.numbers) input.addEventListener("input", () => this.onNumber());
+    this.stops.addEventListener("change", () => this.onStop());
+    for (const [d, input] of this.numbers.entries()) {
+      input.addEventListener("input", () => this.onNumber());
+      // what lies outside the map is told by the cell that is shown
+      input.addEventListener("change", () => (input.value = this.selection.cell[d]));
+    }
     for (const strip of [this.enlarged, this.enlargedGradient]) this.listen(strip);
     root.querySelector("#accounts").addEventListener("click", (event) => this.onShare(event));
   }
@@ -47,6 +49,14 @@ class Inspector {
       const cell = strip.cellBeyond([0, ...this.selection.cell.slice(1)], event.key);
       if (cell) this.choose({ index: this.selection.index, cell: whole(cell) });
     });
+  }
+
+  /** Show the same place of another map, as far as that has it. */
+  onStop() {
+    const index = Number(this.stops.value);
+    const sizes = this.journey[index].shown.shape.slice(1);
+    const cell = this.selection.cell.map((place, d) => Math.min(place, sizes[d] - 1));
+    this.choose({ index, cell });
   }
 
   onNumber() {

@@ -20,9 +20,12 @@ function changesBetween(before, after) {
   });
 }
 
-/** A share in percent with two digits, or as a whole number. */
-const changeInPercent = (share) =>
-  share < 1 ? `${(100 * share).toPrecision(2)} %` : `${Math.round(100 * share)} %`;
+/** A share in percent: with two digits, as a whole number, or as a power of ten. */
+function changeInPercent(share) {
+  if (share < 1) return `${(100 * share).toPrecision(2)} %`;
+  if (share < 100) return `${Math.round(100 * share)} %`;
+  return `${(100 * share).toExponential(1)} %`;
+}
 
 /** The indices of the place k in a tensor of that shape. */
 function indicesOf(k, shape) {
