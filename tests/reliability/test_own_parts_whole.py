@@ -106,4 +106,5 @@ def test_the_onnx_file_computes_what_the_run_does_without_the_network(folder, tm
     program = torch.export.load(folder / "outputs/whole/model.pt2").module()
     images = np.random.default_rng(0).integers(0, 256, (50, 1, 28, 28), np.uint8)
     (logits,) = session.run(["logits"], {"images": images})
-    assert logits == pytest.approx(program(torch.from_numpy(images)).detach().numpy(), abs=1e-4)
+    expected = program(torch.from_numpy(images)).detach().numpy()
+    assert logits == pytest.approx(expected, abs=1e-4)
