@@ -26,7 +26,7 @@ NUMBERS = (
 # rates that may differ where they are all 0 or all above 0
 RATES = ("dropout.rates", "model.network.dropout")
 # of the command, not of what is trained
-OTHERS = ("name", "jobs", "overwrite", "callbacks.board.hyperparameters")
+OTHERS = ("name", "jobs", "overwrite", "hyperparameters")
 
 
 # the job that the running thread works for
