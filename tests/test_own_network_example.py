@@ -24,6 +24,8 @@ def follow(tmp_path, monkeypatch):
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("outputs"))
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    # of the copy that another test has made
+    sys.modules.pop("residual", None)
 
     def run(commands, options):
         for command in commands:
