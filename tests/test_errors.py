@@ -11,6 +11,7 @@ from filelock import FileLock
 from paths import ROOT
 
 from cnnbp.data import user_pictures
+from cnnbp.data.picture_files import open_picture
 from cnnbp.errors import UserError
 from cnnbp.runs import checkpoint_file
 
@@ -181,7 +182,7 @@ def test_a_reader_that_has_seen_enough_is_no_mistake():
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes in folders")
-@pytest.mark.parametrize("load", [user_pictures.load, checkpoint_file.load])
+@pytest.mark.parametrize("load", [user_pictures.load, open_picture, checkpoint_file.load])
 def test_a_pipe_is_not_waited_for(tmp_path, load):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="pipe: is neither a file nor a directory"):

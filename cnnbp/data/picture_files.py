@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cnnbp.errors import UserError
+from cnnbp.files import refuse_pipe
 
 # modes of one channel
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
@@ -21,6 +22,7 @@ def open_picture(path: str | Path, with_pixels: bool = True) -> Image.Image:
     Raises:
         UserError: names the file; it is not a picture, has too many pixels, or is damaged.
     """
+    refuse_pipe(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

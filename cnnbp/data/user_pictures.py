@@ -1,7 +1,6 @@
 """A user's picture of a digit, prepared as the digits of MNIST were."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,12 +10,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from cnnbp.data.picture_files import open_picture
 from cnnbp.data.picture_ink import EDGE, find_ink
 from cnnbp.data.picture_lines import without_lines
 from cnnbp.data.picture_parts import find_parts, frames
 from cnnbp.data.picture_strokes import spread, thickened
 from cnnbp.errors import UserError
-from cnnbp.files import refuse_pipe
 
 # sides of MNIST's pictures, and of the box that the ink fits
 FIELD, BOX = 28, 20
@@ -60,22 +59,7 @@ def load_digits(path: str | Path) -> list[Digit]:
         UserError: names the file; it is not a picture, too large to be one of a digit, damaged or
             blank.
     """
-    refuse_pipe(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(
-            f"{path}: too many pixels for a picture of a digit; make it smaller"
-        ) from None
-    except Image.UnidentifiedImageError:
-        raise UserError(f"{path}: not a picture that can be read; use PNG or JPEG") from None
-    except Exception as error:
-        # Pillow's decoders raise nearly anything on a damaged file
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read ({reason})") from None
+    image = open_picture(path)
     try:
         return find_digits(image)
     except UserError as error:
