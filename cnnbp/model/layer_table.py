@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from cnnbp.model.evaluation_mode import evaluation_mode
+
 MEBIBYTE = 2**20
 # of float32
 VALUE_BYTES = 4
@@ -54,16 +56,13 @@ def measure(network: nn.Module, image: torch.Tensor) -> list[Layer]:
         return hook
 
     hooks = []
-    modes = {module: module.training for module in network.modules()}
     try:
         for name, module in network.named_modules():
             if not any(module.children()):
                 hooks.append(module.register_forward_hook(describe(name)))
-        with torch.no_grad():
-            network.eval()(image)
+        with torch.no_grad(), evaluation_mode(network):
+            network(image)
     finally:
-        for module, training in modes.items():
-            module.training = training
         for hook in hooks:
             hook.remove()
     return layers

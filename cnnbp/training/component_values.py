@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnbp.model.evaluation_mode import evaluation_mode
+
 
 def component_weights(
     network: nn.Module, values: Mapping[str, Tensor] | None = None
@@ -80,7 +82,6 @@ def activations(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """
     maps: dict[str, Tensor] = {}
     hooks = []
-    modes = {module: module.training for module in network.modules()}
     for name in component_weights(network):
         component = network.get_submodule(name)
 
@@ -93,11 +94,9 @@ def activations(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
         watched = _activation_of(component) or component
         hooks.append(watched.register_forward_hook(keep))
     try:
-        with torch.no_grad():
-            network.eval()(images)
+        with torch.no_grad(), evaluation_mode(network):
+            network(images)
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for hook in hooks:
             hook.remove()
     return maps

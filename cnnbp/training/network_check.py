@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnbp.errors import UserError, on_one_line
+from cnnbp.model.evaluation_mode import evaluation_mode
 
 # of which some networks would make one vector
 BATCH = 2
@@ -28,22 +29,17 @@ def check_network(network: nn.Module, data: Any) -> None:
     dataset = getattr(data, "dataset", None)
     if dataset is None:
         return
-    side = dataset.image_size
-    images = torch.zeros(BATCH, dataset.channels, side, side, dtype=torch.uint8)
+    images = torch.zeros(BATCH, *dataset.image_shape, dtype=torch.uint8)
     name = type(network).__name__
-    modes = {module: module.training for module in network.modules()}
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            logits = network.eval()(data.prepare(images))
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluation_mode(network):
+            logits = network(data.prepare(images))
     except Exception as error:  # it is somebody else's code
         raise UserError(
             f"model.network: {name} fails on images {tuple(images.shape)}"
             f"{_place(error)}: {on_one_line(error)}"
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    wanted = (BATCH, len(dataset.class_names))
+    wanted = (BATCH, dataset.classes)
     if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(

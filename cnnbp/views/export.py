@@ -157,7 +157,7 @@ def _snippet(kind: Format, file: str, deployed: Deployed) -> str:
         opset=OPSET,
         channels=dataset.channels,
         size=dataset.image_size,
-        classes=len(dataset.class_names),
+        classes=dataset.classes,
     )
 
 
