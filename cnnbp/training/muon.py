@@ -84,18 +84,12 @@ class _MatrixMuon(torch.optim.Optimizer):
                     self._move(matrix, group)
 
     def _move(self, matrix: Tensor, group: dict[str, Any]) -> None:
-        state, momentum, rate = self.state[matrix], group["momentum"], group["lr"]
+        state, momentum = self.state[matrix], group["momentum"]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(matrix)
         state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
         direction = orthogonalise(matrix.grad.lerp(state["momentum_buffer"], momentum))
-        # as large as AdamW's steps are in the mean
-        scale = 0.2 * math.sqrt(max(matrix.shape))
-        matrix.mul_(1 - rate * group["weight_decay"])
-        if torch.is_tensor(rate):
-            matrix.addcmul_(direction.float(), rate, value=-scale)
-        else:
-            matrix.add_(direction, alpha=-(rate * scale))
+        _move_along(matrix, direction, group)
 
 
 class MatrixStacks:
@@ -142,15 +136,19 @@ class MatrixStacks:
     ) -> None:
         kept = _column([group["momentum"] for group in groups], momenta)
         momenta.lerp_(gradients, 1 - kept)
-        directions = orthogonalise(gradients.lerp(momenta, kept)).to(momenta.dtype)
-        scale = 0.2 * math.sqrt(max(momenta.shape[1:]))
+        directions = orthogonalise(gradients.lerp(momenta, kept))
         for matrix, direction, group in zip(matrices, directions, groups, strict=True):
-            rate = group["lr"]
-            matrix.mul_(1 - rate * group["weight_decay"])
-            if torch.is_tensor(rate):
-                matrix.addcmul_(direction, rate, value=-scale)
-            else:
-                matrix.add_(direction, alpha=-(rate * scale))
+            _move_along(matrix, direction, group)
+
+
+def _move_along(matrix: Tensor, direction: Tensor, group: dict[str, Any]) -> None:
+    """Decay a matrix, and move it against a direction, as far as AdamW's steps are in the mean."""
+    rate, scale = group["lr"], 0.2 * math.sqrt(max(matrix.shape))
+    matrix.mul_(1 - rate * group["weight_decay"])
+    if torch.is_tensor(rate):
+        matrix.addcmul_(direction.to(matrix.dtype), rate, value=-scale)
+    else:
+        matrix.add_(direction, alpha=-(rate * scale))
 
 
 def _column(numbers: list[float], like: Tensor) -> Tensor:
