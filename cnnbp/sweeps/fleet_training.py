@@ -21,6 +21,9 @@ from cnnbp.training.classifier import Classifier
 from cnnbp.training.lockstep import Lockstep, Member
 from cnnbp.training.mapping_check import most_members, why_not_mapped
 
+# the checkpoints that a job can continue from, by their steps; None stands for its beginning
+States = dict[int, Path | None]
+
 
 class Fleet(NamedTuple):
     """Jobs that are trained as one network, and the step that all of them continue from."""
@@ -51,19 +54,21 @@ def train_in_fleets(jobs: Sequence[FleetJob], most: int | None) -> list[FleetJob
     Raises:
         KeyboardInterrupt: a signal has stopped the jobs, after a save.
     """
-    kinds: dict[str, list[FleetJob]] = {}
+    kinds: dict[str, list[tuple[FleetJob, States]]] = {}
     for job in jobs:
-        if _is_valid(job):
-            kinds.setdefault(kind(job.config), []).append(job)
+        states = _checked_states(job)
+        if states is not None:
+            kinds.setdefault(kind(job.config), []).append((job, states))
     fleets: list[Fleet] = []
     alone: list[FleetJob] = []
-    for similar in kinds.values():
+    for positions in kinds.values():
+        similar = [job for job, _ in positions]
         reason, fitting = _check_mapping(similar[0])
         if reason:
             print(f"launcher=fleet: {reason}; jobs that run one after the other: {len(similar)}")
             alone.extend(similar)
             continue
-        for step, together in by_position([(job, saved_states(job)) for job in similar]):
+        for step, together in by_position(positions):
             for part in in_parts(together, most or fitting):
                 fleets.append(Fleet(step, part))
     if fleets:
@@ -74,18 +79,19 @@ def train_in_fleets(jobs: Sequence[FleetJob], most: int | None) -> list[FleetJob
     return alone
 
 
-def _is_valid(job: FleetJob) -> bool:
-    """Check a job's config; where it is wrong, the job fails as it would alone."""
+def _checked_states(job: FleetJob) -> States | None:
+    """Check a job; return its saved states, or None where it fails, as it would alone."""
+    states = None
     with job.current(), job.failing():
         try:
             validate(job.config)
             check_arguments(job.config)
-            saved_states(job)
+            states = saved_states(job)
         except Exception as error:
             # which leaves the reason in the job's directory
             with RunDirectory(job.config):
                 raise error
-    return not job.failure
+    return states
 
 
 def _check_mapping(job: FleetJob) -> tuple[str, int]:
@@ -100,8 +106,8 @@ def _check_mapping(job: FleetJob) -> tuple[str, int]:
         return reason, 0 if reason else most_members(*parts)
 
 
-def saved_states(job: FleetJob) -> dict[int, Path | None]:
-    """The states that a job can continue from, by their steps; None stands for its beginning.
+def saved_states(job: FleetJob) -> States:
+    """The states that a job can continue from now.
 
     Raises:
         UserError: no whole checkpoint is left.
@@ -171,6 +177,7 @@ def _prepare(job: FleetJob, step: int) -> Training | None:
         if run.finished:
             job.score = run.score()
             return None
+        # again, now that no other process can train the job
         checkpoint = saved_states(job)[step]
         parts: Any = build(job.config)
         data, model, trainer = parts
@@ -183,14 +190,15 @@ def _prepare(job: FleetJob, step: int) -> Training | None:
 
 def _share(trainings: Sequence[Training]) -> Requests:
     """Let the members have one copy of the data, and save and stop after the same step."""
-    requests = Requests(float("inf"))
+    requests: Requests | None = None
     for training in trainings:
         training.data.splits = trainings[0].data.splits
         for callback in training.trainer.callbacks:
             if isinstance(callback, Checkpoints):
-                callback.requests = requests
-                requests.every_n_seconds = callback.every_n_seconds
-    return requests
+                requests = requests or callback.requests
+                callback.join_fleet(requests)
+    # without checkpoints there is nothing to save, but still signals that stop
+    return requests or Requests(float("inf"))
 
 
 def _run(

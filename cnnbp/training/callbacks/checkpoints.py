@@ -22,7 +22,7 @@ NOTHING, SAVE = 0, 1
 
 
 class Requests:
-    """What is asked of all trainings of a fleet after one and the same step: to save, or to stop.
+    """What is asked of a training after a step, of all those of a fleet alike: to save, or to stop.
 
     Args:
         every_n_seconds: how often to save.
@@ -34,11 +34,9 @@ class Requests:
         self.signal, self.asked = 0, NOTHING
 
     def renew(self) -> None:
-        """Decide what is asked for after the step that comes now."""
+        """Decide what is asked for: the signal that came, else SAVE when it is time."""
         is_time = time.monotonic() - self.saved >= self.every_n_seconds
         self.asked = self.signal or (SAVE if is_time else NOTHING)
-        if self.asked:
-            self.saved = time.monotonic()
 
     def on_signal(self, number: int, frame: Any) -> None:
         """Stop the trainings after a step; by a second signal the process at once."""
@@ -60,11 +58,14 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(self, directory: str, every_n_seconds: float = 60):
-        self.directory, self.every_n_seconds = Path(directory), every_n_seconds
+        self.directory = Path(directory)
         self.best_accuracy = -1.0
-        self.signal = 0
-        # in a fleet, where all have to save after the same step
-        self.requests: Requests | None = None
+        self.requests = Requests(every_n_seconds)
+        self.is_in_fleet = False
+
+    def join_fleet(self, requests: Requests) -> None:
+        """Save and stop after the steps after which all members do; the fleet renews `requests`."""
+        self.requests, self.is_in_fleet = requests, True
 
     @property
     def newest(self) -> Path | None:
@@ -85,9 +86,9 @@ class Checkpoints(Checkpoint):
         # keep that
         is_last_damaged = trainer.ckpt_path and Path(trainer.ckpt_path).name == PREVIOUS
         self.keep = None if is_last_damaged else PREVIOUS
-        self.saved = time.monotonic()
+        self.requests.saved = time.monotonic()
         # in the place of Lightning's handlers
-        on_stop(self._on_signal)
+        on_stop(self.requests.on_signal)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         batches = batch_idx + 1
@@ -109,23 +110,19 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer, module):
         on_stop(exit_at_once)
-        self._stop(trainer, self.signal)
+        # a fleet stops when all its members have ended
+        if not self.is_in_fleet:
+            self._stop(trainer, self.requests.signal)
 
     def on_test_start(self, trainer, module):
         # there is nothing to save
         on_stop(exit_at_once)
 
-    def _on_signal(self, number, frame):
-        if self.signal:
-            exit_at_once(number)
-        self.signal = number
-
     def _asked(self, trainer) -> int:
         """The signal that came, else SAVE when it is time, else NOTHING; alike in all processes."""
-        if self.requests:
-            return self.requests.asked
-        is_time = time.monotonic() - self.saved >= self.every_n_seconds
-        asked = self.signal or (SAVE if is_time else NOTHING)
+        if not self.is_in_fleet:
+            self.requests.renew()
+        asked = self.requests.asked
         if trainer.world_size > 1:
             asked = torch.tensor(asked, device=trainer.strategy.root_device)
             asked = int(trainer.strategy.reduce(asked, reduce_op="max"))
@@ -137,12 +134,13 @@ class Checkpoints(Checkpoint):
             logger.save()
         keep = self.keep and self.directory / self.keep
         trainer.save_checkpoint(self.directory / LAST, weights_only=False, storage_options=keep)
-        self.keep, self.saved = PREVIOUS, time.monotonic()
+        self.keep = PREVIOUS
+        self.requests.saved = time.monotonic()
 
     def _stop(self, trainer, asked: int) -> None:
         if asked in (NOTHING, SAVE):
             return
-        if asked == REQUEUE and trainer.is_global_zero and not self.requests:
+        if asked == REQUEUE and trainer.is_global_zero and not self.is_in_fleet:
             requeue_job()
         sys.exit(128 + asked)
 
