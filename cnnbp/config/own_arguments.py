@@ -15,8 +15,14 @@ from cnnbp.config.hydra_errors import how_to_replace
 from cnnbp.config.options import reason_of
 from cnnbp.errors import UserError
 
-# arguments of networks and metrics that building a run adds
-OF_THE_DATA_SET = ("channels", "image_size", "classes", "num_classes")
+# arguments of networks and metrics that building a run adds, and the facts of the data set that
+# they are given
+OF_THE_DATA_SET = {
+    "channels": "channels",
+    "image_size": "image_size",
+    "classes": "classes",
+    "num_classes": "classes",
+}
 # pydantic's errors for types that no value of a config file has
 OF_OBJECTS = {"callable_type", "is_instance_of", "is_subclass_of", "is_type"}
 

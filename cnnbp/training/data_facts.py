@@ -5,24 +5,19 @@ import inspect
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from cnnbp.config.own_arguments import OF_THE_DATA_SET
 from cnnbp.data.datasets import DataSet
 
 
 def with_facts(model: DictConfig, dataset: DataSet) -> DictConfig:
     """Give a model, its network and metrics the facts of the data set that their classes ask for.
 
-    Arguments that are called `channels`, `image_size` and `classes` ask for them, or of a metric of
-    torchmetrics `num_classes`, where the config does not set them.
+    Arguments that are called as in `OF_THE_DATA_SET` ask for them, where the config does not set
+    them.
 
     Returns:
         A copy of the model's config.
     """
-    facts = {
-        "channels": dataset.channels,
-        "image_size": dataset.image_size,
-        "classes": dataset.classes,
-        "num_classes": dataset.classes,
-    }
     model = model.copy()
     if "metrics" in model:
         # a copy of what it refers to
@@ -33,9 +28,9 @@ def with_facts(model: DictConfig, dataset: DataSet) -> DictConfig:
             continue
         asked = _argument_names(part["_target_"])
         with open_dict(part):
-            for name, value in facts.items():
+            for name, fact in OF_THE_DATA_SET.items():
                 if name in asked and name not in part:
-                    part[name] = value
+                    part[name] = getattr(dataset, fact)
     return model
 
 
