@@ -22,7 +22,7 @@ from cnnbp.data.datamodule import DataModule
 from cnnbp.errors import UserError
 from cnnbp.main_job import train as train_in
 from cnnbp.runs.allowed_code import trusted
-from cnnbp.runs.run_directory import open_run
+from cnnbp.runs.run_directory import open_run, starts_several_processes
 from cnnbp.runs.run_record import RunRecord
 from cnnbp.signals import raising
 from cnnbp.training.restore import restore
@@ -188,7 +188,7 @@ def _composed(overrides: list[str]) -> DictConfig:
     hydra = HydraConfig.get()
     if hydra.runtime.choices.get("launcher", "serial") != "serial":
         raise UserError("launcher: runs the jobs of a sweep; `python train.py -m` starts one")
-    if config.trainer.strategy == "ddp" or config.trainer.devices != 1:
+    if starts_several_processes(config):
         raise UserError("trainer.devices: several processes are started by train.py alone")
     with read_write(hydra), open_dict(hydra):
         hydra.runtime.output_dir = str(Path(hydra.run.dir).resolve())

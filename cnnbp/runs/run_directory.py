@@ -300,12 +300,17 @@ def _reason(error: Exception) -> str:
     return f"{kind}: {message}" if message else kind
 
 
+def starts_several_processes(config: DictConfig) -> bool:
+    """Whether one run of this config is trained by several processes."""
+    return config.trainer.strategy == "ddp" or config.trainer.devices != 1
+
+
 def refuse_several_processes(config: DictConfig) -> None:
     """Raise a UserError for a job that would start further processes.
 
     Each of them would start the whole sweep again.
     """
-    if config.trainer.strategy == "ddp" or config.trainer.devices != 1:
+    if starts_several_processes(config):
         raise UserError(
             "trainer.devices: several processes run alone, not in a multirun or a search; "
             "give trainer=auto"
