@@ -13,7 +13,6 @@ import torch
 from launch import TWO_STEPS, train_in
 from omegaconf import OmegaConf
 from processes import differences, finish, outcome, start
-from torch import nn
 
 from cnnbp.sweeps.fleet_jobs import by_position, in_parts, kind
 from cnnbp.training.lockstep import Member
@@ -203,20 +202,8 @@ def test_a_wrong_job_fails_alone_and_another_architecture_is_another_fleet(tmp_p
     assert "optimizer.lr=-1" in board(tmp_path)[-1]["error"]
 
 
-class Looks(nn.Module):
-    """Reads a value, which nothing that maps it can give."""
-
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(784, 10)
-
-    def forward(self, images):
-        logits = self.linear(images.flatten(1))
-        return logits if logits.sum().item() > 0 else -logits
-
-
 def test_what_cannot_be_mapped_runs_one_after_the_other(tmp_path, capfd):
-    own = ("~model.network", "+model.network._target_=test_sweeps_in_fleets.Looks")
+    own = ("~model.network", "+model.network._target_=unmappable_network.Looks")
     options = [option for option in SMALL if not option.startswith("dropout")]
     train_in(tmp_path, "-m", *options, *own, "seed=1,2", "name=sweep", FLEET)
     printed = capfd.readouterr().out

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from unmappable_network import Looks
 
 from cnnbp.data.augment import Augment
 from cnnbp.data.batches import Batches
@@ -162,18 +163,6 @@ def test_a_stack_is_the_memory_of_its_parts():
     assert torch.equal(whole, expected)
     whole.zero_()
     assert not any(part.any() for part in parts)
-
-
-class Looks(nn.Module):
-    """Reads a value, which nothing that maps it can give."""
-
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(784, 10)
-
-    def forward(self, images):
-        logits = self.linear(images.flatten(1))
-        return logits if logits.sum().item() > 0 else -logits
 
 
 class Plain(Looks):
