@@ -1,10 +1,9 @@
-"""What a fleet gains: `python -m benchmarks.fleet_speed`, on a GPU in under 8 minutes.
+"""What a fleet gains: `python -m benchmarks.fleet_speed`, on a GPU.
 
 Each part runs `train.py` as a user does, in processes with a time limit, so that one that fails
 loses no other. The answers go to stdout and, as JSON, to the file that is named.
 """
 
-import argparse
 import csv
 import json
 import statistics
@@ -14,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.parts import Answers, parser_of
 
 ROOT = Path(__file__).parents[1]
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -116,24 +117,15 @@ PARTS = {"throughput": throughput, "best": best, "fast": fast}
 
 def main() -> None:
     """Run the parts, one after the other."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet_speed", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", default=list(PARTS))
-    parser.add_argument("--quick", action="store_true", help="few steps, to see it work")
-    parser.add_argument("--accelerator", choices=("gpu", "cpu"), default="gpu")
-    parser.add_argument("--output", type=Path, default=Path("outputs/fleet.json"))
-    options = parser.parse_args()
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    answers: dict[str, Any] = {}
-    begin = time.monotonic()
+    program = "python -m benchmarks.fleet_speed"
+    options = parser_of(program, __doc__, PARTS, "outputs/fleet.json").parse_args()
+    answers = Answers(options.output)
     for part in options.only:
         try:
-            answers[part] = PARTS[part]([f"trainer={options.accelerator}"], options.quick)
+            answer = PARTS[part]([f"trainer={options.accelerator}"], options.quick)
         except (subprocess.TimeoutExpired, RuntimeError) as error:
-            answers[part] = {"failed": str(error)}
-        options.output.write_text(json.dumps(answers, indent=1))
-        print(f"[{time.monotonic() - begin:6.1f} s] {part}", flush=True)
-        for key, value in answers[part].items():
-            print(f"    {key}: {value}", flush=True)
+            answer = {"failed": str(error)}
+        answers.add(part, answer)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks import gpu_parts
+from benchmarks.parts import Answers, parser_of
 
 # the longest that each part may take, in seconds
 LIMITS = {
@@ -32,28 +32,18 @@ TOTAL, QUICK_TOTAL = 475, 95
 
 def main() -> None:
     """Run the parts, one after the other."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=LIMITS, metavar="PART", default=list(LIMITS))
-    parser.add_argument("--quick", action="store_true", help="few steps, to see it work")
-    parser.add_argument("--accelerator", choices=("gpu", "cpu"), default="gpu")
-    parser.add_argument("--output", type=Path, default=Path("outputs/gpu.json"))
+    parser = parser_of("python -m benchmarks.gpu", __doc__, LIMITS, "outputs/gpu.json")
     parser.add_argument("--part", choices=LIMITS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
         answer = getattr(gpu_parts, options.part)(options.accelerator, options.quick)
         options.output.write_text(json.dumps(answer))
         return
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    answers: dict[str, Any] = {}
-    begin = time.monotonic()
+    answers = Answers(options.output)
     total = QUICK_TOTAL if options.quick else TOTAL
     for part in options.only:
-        left = total - (time.monotonic() - begin)
-        answers[part] = run_part(part, options, min(LIMITS[part], left))
-        options.output.write_text(json.dumps(answers, indent=1))
-        print(f"[{time.monotonic() - begin:6.1f} s] {part}", flush=True)
-        for key, value in answers[part].items():
-            print(f"    {key}: {value}", flush=True)
+        left = total - answers.seconds
+        answers.add(part, run_part(part, options, min(LIMITS[part], left)))
 
 
 def run_part(part: str, options: argparse.Namespace, limit: float) -> dict[str, Any]:
