@@ -23,8 +23,8 @@ pytest.importorskip("matplotlib")
 CLASSES = ("ash", "beech", "cedar wood")
 OPTIONS = (
     *("data=folder", "data.root=woods", "data.val_size=15", "data.batch_size=15", "dropout=none"),
-    *("trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=2", "optimizer=adamw"),
-    *("optimizer.lr=0.02", "augment=affine"),
+    *("trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=6", "optimizer=adamw"),
+    *("optimizer.lr=0.005", "augment=affine"),
 )
 
 
