@@ -35,18 +35,13 @@ def train(config: DictConfig, run: RunDirectory) -> None:
     """Seed, build, fit and test; continue from the run's last checkpoint where there is one."""
     # importing these takes seconds, and mistakes in the config are answered before
     from cnnbp.runs.checkpoint_file import find_checkpoint
-    from cnnbp.training.build import build, fit, summarise
-    from cnnbp.training.trackers import tracked
+    from cnnbp.training.build import build, fit_and_test
 
     check_arguments(config)
     checkpoint = find_checkpoint(run.path, config.ckpt_path)
-    data, model, trainer = build(config)
+    parts = build(config)
     run.start()
-    with tracked(trainer, run, config.hyperparameters):
-        validation = fit(data, model, trainer, checkpoint)
-        trainer.test(model, data, verbose=False)
-    if not config.trainer.get("fast_dev_run"):
-        run.finish(summarise(trainer, validation, config.seed))
+    fit_and_test(config, run, parts, checkpoint, config.hyperparameters)
 
 
 def run_from_command_line() -> None:

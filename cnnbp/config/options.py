@@ -99,6 +99,9 @@ class SearchOptions(TypedDict, total=False):
     """The group `search`."""
 
     n_trials: Annotated[Count, Field(description="in all, over every process of the study")]
+    parallel: Annotated[
+        Count, Field(description="trials that are trained side by side, as a fleet")
+    ]
     heartbeat: Annotated[Count, Field(description="seconds between two signs of life")]
     storage: Annotated[Text, Field(description="URL of the study's database")]
 

@@ -27,7 +27,8 @@ class RunLock:
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self._lock = FileLock(directory.with_name(f".{directory.name}.lock"))
+        # the thread that lets go of it may be another one than has taken it
+        self._lock = FileLock(directory.with_name(f".{directory.name}.lock"), thread_local=False)
         self._holder = directory.with_name(f".{directory.name}.holder")
 
     def acquire(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from cnnbp.runs.run_directory import job_failures
+from cnnbp.runs.run_directory import RunDirectory, job_failures
 
 # the numbers that jobs of one fleet may differ by
 NUMBERS = (
@@ -36,6 +36,8 @@ CURRENT: ContextVar["FleetJob | None"] = ContextVar("CURRENT", default=None)
 class FleetJob:
     """A job of a sweep and what became of it.
 
+    A trial of a search is one too, which is trained, ends and fails in its own way.
+
     Args:
         overrides: its own, as the sweep gives them.
         number: its place in the sweep.
@@ -43,9 +45,16 @@ class FleetJob:
         hydra: Hydra's own part of it, for `${hydra:...}`.
     """
 
+    # what messages call the jobs, and the option that trains them side by side
+    noun = "jobs"
+    option = "launcher=fleet"
+
     def __init__(self, overrides: list[str], number: int, config: DictConfig, hydra: DictConfig):
         self.overrides, self.number, self.config, self.hydra = overrides, number, config, hydra
         self.path = Path(hydra.hydra.runtime.output_dir)
+        with self.current():
+            # some are the names of what was chosen of a group, for which `${hydra:...}` is asked
+            self.hyperparameters = OmegaConf.to_container(config.hyperparameters, resolve=True)
         # the accuracy that a sweep maximises, or why there is none
         self.score: float | None = None
         self.failure = ""
@@ -68,24 +77,34 @@ class FleetJob:
         if failures:
             self.failure = failures[0]
 
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """Write what is logged for the job to its train.log, as Hydra lets a parallel job do."""
+        options = self.hydra.hydra.job_logging
+        handler = logging.FileHandler(options.handlers.file.filename, delay=True)
+        handler.setFormatter(logging.Formatter(options.formatters.timed.format))
+        handler.addFilter(lambda record: CURRENT.get() is self)
+        root = logging.getLogger()
+        level = root.level
+        root.setLevel(options.root.level)
+        root.addHandler(handler)
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
+            root.setLevel(level)
+            handler.close()
 
-@contextmanager
-def job_log(job: FleetJob) -> Iterator[None]:
-    """Write what is logged for a job to its train.log, as Hydra lets a parallel job do."""
-    options = job.hydra.hydra.job_logging
-    handler = logging.FileHandler(options.handlers.file.filename, delay=True)
-    handler.setFormatter(logging.Formatter(options.formatters.timed.format))
-    handler.addFilter(lambda record: CURRENT.get() is job)
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(options.root.level)
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-        handler.close()
+    def train(self, run: RunDirectory, parts: Any, checkpoint: Path | None) -> None:
+        """Train, test and store the result, as `train.py` does."""
+        # importing it takes seconds, and every command imports the launcher
+        from cnnbp.training.build import fit_and_test
+
+        fit_and_test(self.config, run, parts, checkpoint, self.hyperparameters)
+
+    def end(self, score: float | None) -> None:
+        """Note that the job has ended without a failure."""
+        self.score = score
 
 
 def kind(config: DictConfig) -> str:

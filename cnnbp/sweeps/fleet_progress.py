@@ -54,7 +54,8 @@ class FleetProgress:
             self._read_accuracies(trainers)
         if self.steps and (is_new_epoch or now - self.shown >= REFRESH_SECONDS):
             self.shown = now
-            self._show(trainer, now - self.start, is_new_epoch)
+            # of those that joined later, which have the longest way to go
+            self._show(trainers[-1], now - self.start, is_new_epoch)
         self.steps += 1
         self.images += images * len(trainers)
 
@@ -67,9 +68,9 @@ class FleetProgress:
         if values:
             self.accuracies = accuracies(values) + ", "
 
-    def _show(self, trainer: Any, seconds: float, is_new_epoch: bool) -> None:
-        batches, epochs = trainer.num_training_batches, trainer.max_epochs
-        left = epochs * batches - trainer.fit_loop.total_batch_idx - 1
+    def _show(self, newest: Any, seconds: float, is_new_epoch: bool) -> None:
+        batches, epochs = newest.num_training_batches, newest.max_epochs
+        left = epochs * batches - newest.fit_loop.total_batch_idx - 1
         remaining = tqdm.format_interval(left * seconds / self.steps)
         text = (
             f"{self.title}: {self.epoch} of {epochs} epochs, {self.accuracies}"

@@ -1,6 +1,6 @@
 """The jobs of a sweep trained in fleets, each job in a run directory as if it ran alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,16 +8,14 @@ from typing import Any, NamedTuple
 import torch
 
 from cnnbp.config.check import check_arguments, validate
-from cnnbp.data.datamodule import DataModule
 from cnnbp.runs.checkpoint_file import load, newest
 from cnnbp.runs.run_directory import RunDirectory
 from cnnbp.runs.run_record import CHECKPOINTS, LAST, PREVIOUS
 from cnnbp.signals import REQUEUE, interrupt, on_stop
-from cnnbp.sweeps.fleet_jobs import CURRENT, FleetJob, by_position, in_parts, job_log, kind
+from cnnbp.sweeps.fleet_jobs import CURRENT, FleetJob, by_position, in_parts, kind
 from cnnbp.sweeps.fleet_progress import FleetProgress
-from cnnbp.training.build import build, fit, summarise
+from cnnbp.training.build import build
 from cnnbp.training.callbacks.checkpoints import Checkpoints, Requests, requeue_job
-from cnnbp.training.classifier import Classifier
 from cnnbp.training.lockstep import Lockstep, Member
 from cnnbp.training.mapping_check import most_members, why_not_mapped
 
@@ -29,7 +27,12 @@ class Fleet(NamedTuple):
     """Jobs that are trained as one network, and the step that all of them continue from."""
 
     step: int
-    jobs: list[FleetJob]
+    jobs: list[Any]
+
+
+# asked at the beginning of an epoch for jobs in the place of those of a fleet that have ended, at
+# most so many: new ones, which fit to the others
+MoreJobs = Callable[[Fleet, int], Sequence[FleetJob]]
 
 
 class Training(NamedTuple):
@@ -37,14 +40,14 @@ class Training(NamedTuple):
 
     job: FleetJob
     run: RunDirectory
-    data: DataModule
-    model: Classifier
-    # Lightning sets its callbacks and its data when it runs
-    trainer: Any
+    # data, model and trainer; Lightning sets its callbacks and its data when it runs
+    parts: Any
     checkpoint: Path | None
 
 
-def train_in_fleets(jobs: Sequence[FleetJob], most: int | None) -> list[FleetJob]:
+def train_in_fleets(
+    jobs: Sequence[FleetJob], most: int | None, more_jobs: MoreJobs = lambda fleet, free: ()
+) -> list[FleetJob]:
     """Train jobs in fleets, each of at most `most` jobs; None: as many as the memory holds.
 
     Returns:
@@ -65,7 +68,11 @@ def train_in_fleets(jobs: Sequence[FleetJob], most: int | None) -> list[FleetJob
         similar = [job for job, _ in positions]
         reason, fitting = _check_mapping(similar[0])
         if reason:
-            print(f"launcher=fleet: {reason}; jobs that run one after the other: {len(similar)}")
+            first = similar[0]
+            print(
+                f"{first.option}: {reason}; "
+                f"{first.noun} that run one after the other: {len(similar)}"
+            )
             alone.extend(similar)
             continue
         for step, together in by_position(positions):
@@ -75,7 +82,7 @@ def train_in_fleets(jobs: Sequence[FleetJob], most: int | None) -> list[FleetJob
         print(_summary(fleets), flush=True)
     for number, fleet in enumerate(fleets):
         with FleetProgress(f"fleet {number + 1} of {len(fleets)}") as progress:
-            train_fleet(fleet, progress)
+            train_fleet(fleet, progress, more_jobs)
     return alone
 
 
@@ -134,31 +141,27 @@ def _summary(fleets: Sequence[Fleet]) -> str:
     """The line that says how many fleets of what size there are."""
     sizes = ", ".join(str(len(fleet.jobs)) for fleet in fleets)
     jobs = sum(len(fleet.jobs) for fleet in fleets)
+    noun = fleets[0].jobs[0].noun
     note = ""
     if not torch.cuda.is_available():
-        note = "; on a CPU this is not faster than one job after the other"
-    return f"jobs: {jobs}, in fleets of {sizes}{note}"
+        note = "; on a CPU this is not faster than one after the other"
+    return f"{noun}: {jobs}, in fleets of {sizes}{note}"
 
 
-def train_fleet(fleet: Fleet, progress: FleetProgress) -> None:
+def train_fleet(fleet: Fleet, progress: FleetProgress, more_jobs: MoreJobs) -> None:
     """Train the jobs of a fleet; each has its score or its failure then.
 
     Raises:
         KeyboardInterrupt: a signal has stopped them, after a save.
     """
     with ExitStack() as logs:
-        trainings = []
+        training = FleetTraining(fleet, progress, more_jobs, logs)
         for job in fleet.jobs:
-            logs.enter_context(job_log(job))
-            training = _prepare(job, fleet.step)
-            if training:
-                trainings.append(training)
-        if not trainings:
-            return
-        requests = _share(trainings)
+            training.begin(job, fleet.step)
+        requests = training.requests
         on_stop(requests.on_signal)
         try:
-            errors = _run(trainings, requests, progress)
+            training.run()
         finally:
             on_stop(interrupt)
     if requests.signal:
@@ -166,8 +169,71 @@ def train_fleet(fleet: Fleet, progress: FleetProgress) -> None:
             requeue_job()
         raise KeyboardInterrupt(128 + requests.signal)
     # no failure of a job, which is noted, but a user's own way to end the process
-    if errors:
-        raise errors[0]
+    for member in training.members:
+        if member.error:
+            raise member.error
+
+
+class FleetTraining:
+    """A fleet while it is trained.
+
+    Args:
+        logs: closes the logs of the jobs.
+    """
+
+    def __init__(self, fleet: Fleet, progress: FleetProgress, more_jobs: MoreJobs, logs: ExitStack):
+        self.fleet, self.progress, self.more_jobs, self.logs = fleet, progress, more_jobs, logs
+        self.members: dict[Member, Training] = {}
+        # without checkpoints there is nothing to save, but still signals that stop
+        self.requests = Requests(float("inf"))
+
+    def begin(self, job: FleetJob, step: int) -> None:
+        """Make a job a member of the fleet, unless it is finished or fails."""
+        self.logs.enter_context(job.logging())
+        training = _prepare(job, step)
+        if training:
+            self._share(training)
+            member = Member(lambda: _train(training))
+            training.parts.model.join_fleet = member.join
+            self.members[member] = training
+
+    def _share(self, training: Training) -> None:
+        """Let the members have one copy of the data, and save and stop after the same step."""
+        data, _, trainer = training.parts
+        for other in self.members.values():
+            data.splits = other.parts.data.splits
+        for callback in trainer.callbacks:
+            if isinstance(callback, Checkpoints):
+                if not self.members:
+                    self.requests = callback.requests
+                callback.join_fleet(self.requests)
+
+    def run(self) -> None:
+        """Train side by side to the end of all members."""
+        if not self.members:
+            return
+        _, model, trainer = next(iter(self.members.values())).parts
+        precision = trainer.precision_plugin.train_step_context
+        members = list(self.members)
+        Lockstep(members, precision, model.graph, self._before_step, self._refill).run()
+
+    def _trainers(self, members: Sequence[Member]) -> list[Any]:
+        return [self.members[member].parts.trainer for member in members]
+
+    def _before_step(self, living: Sequence[Member], images: int) -> None:
+        self.requests.renew()
+        self.progress.step(self._trainers(living), images)
+
+    def _refill(self, living: Sequence[Member]) -> list[Member]:
+        """At the beginning of an epoch, begin jobs in the place of those that have ended."""
+        (first, *_) = self._trainers(living)
+        free = len(self.fleet.jobs) - len(living)
+        if not free or first.fit_loop.epoch_loop.batch_idx > 0:
+            return []
+        before = len(self.members)
+        for job in self.more_jobs(self.fleet, free):
+            self.begin(job, 0)
+        return list(self.members)[before:]
 
 
 def _prepare(job: FleetJob, step: int) -> Training | None:
@@ -175,60 +241,23 @@ def _prepare(job: FleetJob, step: int) -> Training | None:
     with job.current(), job.failing(), ExitStack() as stack:
         run = stack.enter_context(RunDirectory(job.config))
         if run.finished:
-            job.score = run.score()
+            job.end(run.score())
             return None
         # again, now that no other process can train the job
         checkpoint = saved_states(job)[step]
-        parts: Any = build(job.config)
-        data, model, trainer = parts
+        parts = build(job.config)
         run.start()
         # from here on the member's thread closes it
         stack.pop_all()
-        return Training(job, run, data, model, trainer, checkpoint)
+        return Training(job, run, parts, checkpoint)
     return None
 
 
-def _share(trainings: Sequence[Training]) -> Requests:
-    """Let the members have one copy of the data, and save and stop after the same step."""
-    requests: Requests | None = None
-    for training in trainings:
-        training.data.splits = trainings[0].data.splits
-        for callback in training.trainer.callbacks:
-            if isinstance(callback, Checkpoints):
-                requests = requests or callback.requests
-                callback.join_fleet(requests)
-    # without checkpoints there is nothing to save, but still signals that stop
-    return requests or Requests(float("inf"))
-
-
-def _run(
-    trainings: Sequence[Training], requests: Requests, progress: FleetProgress
-) -> list[BaseException]:
-    """Train side by side to the end of all; return the errors that ended members."""
-    trainers: dict[Member, Any] = {}
-    for training in trainings:
-        member = Member(lambda own=training: _train(own))
-        training.model.join_fleet = member.join
-        trainers[member] = training.trainer
-
-    def before_step(living: Sequence[Member], images: int) -> None:
-        requests.renew()
-        progress.step([trainers[member] for member in living], images)
-
-    first = trainings[0]
-    precision = first.trainer.precision_plugin.train_step_context
-    Lockstep(list(trainers), precision, first.model.graph, before_step).run()
-    return [member.error for member in trainers if member.error]
-
-
 def _train(training: Training) -> None:
-    """Fit, test and store the result, as `train.py` does; runs in the member's thread."""
-    job, run, trainer = training.job, training.run, training.trainer
+    """Train a job to its end; runs in the member's thread."""
+    job, run, parts, checkpoint = training
     CURRENT.set(job)
     with job.failing(), ExitStack() as stack:
         stack.push(run)
-        validation = fit(training.data, training.model, trainer, training.checkpoint)
-        trainer.test(training.model, training.data, verbose=False)
-        if not job.config.trainer.get("fast_dev_run"):
-            run.finish(summarise(trainer, validation, job.config.seed))
-        job.score = run.score()
+        job.train(run, parts, checkpoint)
+        job.end(run.score())

@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import warnings
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from torch import Tensor
 from cnnbp.data.datamodule import DataModule
 from cnnbp.errors import UserError
 from cnnbp.runs.checkpoint_file import load
+from cnnbp.runs.run_directory import RunDirectory
 from cnnbp.training.callbacks.throughput import Speed
 from cnnbp.training.classifier import Classifier
 from cnnbp.training.data_facts import with_facts
@@ -31,7 +33,7 @@ from cnnbp.training.epoch_sums import MEANS
 from cnnbp.training.memory import keep_freed_memory
 from cnnbp.training.network_check import check_network
 from cnnbp.training.stage_metrics import lower_is_better
-from cnnbp.training.trackers import make_loggers
+from cnnbp.training.trackers import make_loggers, tracked
 
 # what Lightning says of its own calls and of the machine, of which a user can change nothing
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -60,7 +62,15 @@ PACKAGES = (
 RESULT_STAGES = {"test": "", "val": "val_"}
 
 
-def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Trainer]:
+class Parts(NamedTuple):
+    """What trains a network."""
+
+    data: LightningDataModule
+    model: LightningModule
+    trainer: Trainer
+
+
+def build(config: DictConfig) -> Parts:
     """Seed, then instantiate the data, the model and the trainer.
 
     Raises:
@@ -99,7 +109,7 @@ def build(config: DictConfig) -> tuple[LightningDataModule, LightningModule, Tra
         callbacks=_make_callbacks(config.callbacks),
         logger=make_loggers(config),
     )
-    return data, model, trainer
+    return Parts(data, model, trainer)
 
 
 def _make_callbacks(group: DictConfig) -> list[Callback]:
@@ -169,6 +179,22 @@ def fit(
         if data.epoch_stage == "val":
             trainer.validate(model, data, verbose=False)
     return dict(trainer.callback_metrics)
+
+
+def fit_and_test(
+    config: DictConfig,
+    run: RunDirectory,
+    parts: Parts,
+    checkpoint: Path | None,
+    hyperparameters: Mapping[str, Any],
+) -> None:
+    """Train, test and store the result; a trial of the program (`fast_dev_run`) has none."""
+    data, model, trainer = parts
+    with tracked(trainer, run, hyperparameters):
+        validation = fit(data, model, trainer, checkpoint)
+        trainer.test(model, data, verbose=False)
+    if not config.trainer.get("fast_dev_run"):
+        run.finish(summarise(trainer, validation, config.seed))
 
 
 def check_devices(accelerator: str, devices: int) -> None:

@@ -88,13 +88,14 @@ class Lockstep:
     """Runs members side by side and takes their steps as one, until all have ended.
 
     A member that ends, by an error too, leaves the others to go on without it. All have to be at
-    the same step, with batches of the same size.
+    the same batch of an epoch, so that their batches have the same size.
 
     Args:
         members: at least one.
         precision: makes the context that a step computes in, as for a training alone.
         graph: on a GPU, "auto" captures the step, True requires that, False runs it eagerly.
         before_step: called before each step with the living members and the images of each.
+        newcomers: called before each step with the living members; returns members that join them.
     """
 
     def __init__(
@@ -103,23 +104,22 @@ class Lockstep:
         precision: Callable[[], Any],
         graph: bool | str,
         before_step: Callable[[Sequence[Member], int], None],
+        newcomers: Callable[[Sequence[Member]], Sequence[Member]],
     ):
         self.members, self.precision, self.graph = list(members), precision, graph
-        self.before_step = before_step
+        self.before_step, self.newcomers = before_step, newcomers
         self.mapped: list[Member] = []
         self.step: MappedStep | None = None
         self.take_step: Callable[..., Tensor] | None = None
 
     def run(self) -> None:
         """Train all members; what became of each stands in its `returned` and `error`."""
-        living = self.members
+        living = _go_on(self.members)
         while living:
-            for member in living:
-                member.go_on()
-            living = [member for member in living if not member.has_ended]
-            if living:
-                self.before_step(living, len(living[0].request[1]))
-                self._take_step(living)
+            living += _go_on(self.newcomers(living))
+            self.before_step(living, len(living[0].request[1]))
+            self._take_step(living)
+            living = _go_on(living)
 
     def _take_step(self, living: list[Member]) -> None:
         """Take the step that all living members wait for, and give each its loss."""
@@ -127,7 +127,10 @@ class Lockstep:
             losses = self._losses(living)
         except torch.OutOfMemoryError:
             losses = [
-                UserError(f"{len(living)} jobs do not fit into the memory; give a smaller jobs=")
+                UserError(
+                    f"{len(living)} networks do not fit into the memory side by side; "
+                    "give a smaller jobs=, or search.parallel="
+                )
             ] * len(living)
         except Exception as error:  # each member ends with it, as if its own step had failed
             losses = [error] * len(living)
@@ -163,3 +166,10 @@ class Lockstep:
             self.take_step = DeviceStep(self.step)
         else:
             self.take_step = CapturedStep(self.step, required=self.graph is True)
+
+
+def _go_on(members: Sequence[Member]) -> list[Member]:
+    """Let each member run to its next step; return those that have not come to their end."""
+    for member in members:
+        member.go_on()
+    return [member for member in members if not member.has_ended]

@@ -132,7 +132,7 @@ def test_a_resumed_run_goes_on_in_the_same_tracker_runs(run, tmp_path):
     assert second["history"]["accuracy/test"] == pytest.approx(result["accuracy"])
 
 
-@pytest.mark.parametrize("launcher", ["serial", "joblib"])
+@pytest.mark.parametrize("launcher", ["serial", "joblib", "fleet"])
 def test_each_job_of_a_sweep_is_a_tracker_run_of_its_own(run, tmp_path, launcher):
     train(run, "-m", *BOTH, "name=grid", "seed=1,2,3", f"launcher={launcher}")
     runs = json.loads(run("-c", READ_MLFLOW))

@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 optuna = pytest.importorskip("optuna")
 
 from cnnbp.training.callbacks.progress_bar import Progress  # noqa: E402
+from cnnbp.training.lockstep import Member  # noqa: E402
 
 SMALL = (*TWO_STEPS, "search.space={data.batch_size: null}", "~callbacks.dashboard")
 LONGER = (*SMALL, "trainer.max_epochs=3", "trainer.limit_train_batches=3")
@@ -163,6 +164,7 @@ MISTAKES = {
     "+search.space={optimizer.lr: [0.1]}": (
         "error: search.space: does not fit what is there, a list or a group"
     ),
+    "search.parallel=0": "error: search.parallel=0: must be greater than or equal to 1",
     "search.n_trials=0": "error: search.n_trials=0: must be greater than or equal to 1",
     "data.val_size=0": (
         "error: data.val_size=0: a search compares on validation images; give data.val_size=5000"
@@ -213,8 +215,68 @@ def test_a_locked_storage_is_told_and_keeps_what_it_has(cnnbp):
     assert [trial.state.name for trial in study().trials] == ["COMPLETE"]
 
 
+# trials that differ by the learning rate alone
+RATES = "+search.space={optimizer: null, scheduler: null, dropout: null}"
+FLEET = (*LONGER, RATES, "dropout=none", "trainer.precision=32-true", "search.n_trials=3")
+
+
+def test_trials_side_by_side_are_pruned_and_replaced_and_end_as_alone(cnnbp, monkeypatch):
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: trial.number == 1)
+    cnnbp("search", *FLEET, "name=fleet", "search.parallel=2")
+    cnnbp("search", *FLEET, "name=alone")
+    first, pruned, late = study("fleet").trials
+    # the third has joined the first in the middle of it
+    assert late.datetime_start < first.datetime_complete < late.datetime_complete
+    assert pruned.state.name == "PRUNED"
+    assert list(pruned.intermediate_values) == [1]
+    for number, alone in enumerate(study("alone").trials):
+        assert study("fleet").trials[number].params == alone.params
+        assert study("fleet").trials[number].state == alone.state
+        if alone.state.name == "COMPLETE":
+            losses = [result(number, name)["val_loss"] for name in ("fleet", "alone")]
+            assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert not list(Path("outputs/fleet").glob("*/train.log"))
+
+
+def test_trials_of_a_fleet_share_what_makes_another_network(cnnbp):
+    space = "+search.space={optimizer: [sgd, adam, adamw, rmsprop], scheduler: null}"
+    cnnbp("search", *SMALL, space, "name=study", "search.n_trials=6", "search.parallel=3")
+    optimizers = [trial.params["optimizer"] for trial in study().trials]
+    assert optimizers[:3] == [optimizers[0]] * 3
+    assert optimizers[3:] == [optimizers[3]] * 3
+    assert optimizers[0] != optimizers[3]
+    assert len({trial.params["optimizer.lr"] for trial in study().trials}) == 6
+
+
+def test_stopped_trials_of_a_fleet_go_on_together_and_end_alike(cnnbp, monkeypatch):
+    options = (*FLEET, "search.parallel=3", "search.pruner._target_=optuna.pruners.NopPruner")
+    cnnbp("search", *options, "name=whole")
+    turns = []
+
+    def go_on(member, own=Member.go_on):
+        turns.append(member)
+        if len(turns) == 5 * 3 + 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        own(member)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Member, "go_on", go_on)
+        with pytest.raises(SystemExit) as exit:
+            cnnbp("search", *options, "name=study")
+    assert exit.value.code == 143
+    assert [trial.state.name for trial in study().trials] == ["FAIL"] * 3 + ["WAITING"] * 3
+    cnnbp("search", *options, "name=study")
+    assert len(study().trials) == 6
+    for trial, whole in zip(study().trials[3:], study("whole").trials, strict=True):
+        assert trial.params == whole.params
+        assert trial.intermediate_values == whole.intermediate_values
+        number = whole.number
+        assert result(number)["val_loss"] == result(number, "whole")["val_loss"]
+
+
 @pytest.mark.slow
-def test_the_trial_of_a_killed_worker_is_taken_over_by_another(tmp_path, monkeypatch):
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_the_trials_of_a_killed_worker_are_taken_over_by_another(tmp_path, monkeypatch, parallel):
     monkeypatch.chdir(tmp_path)
     options = (
         *LONGER,
@@ -224,6 +286,8 @@ def test_the_trial_of_a_killed_worker_is_taken_over_by_another(tmp_path, monkeyp
         "search.n_trials=2",
         "search.heartbeat=1",
         "search.pruner._target_=optuna.pruners.NopPruner",
+        RATES,
+        f"search.parallel={parallel}",
     )
     command = [sys.executable, "-m", "cnnbp", "search", *options]
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -237,6 +301,9 @@ def test_the_trial_of_a_killed_worker_is_taken_over_by_another(tmp_path, monkeyp
     out, _ = other.communicate()
     assert other.returncode == 0
     assert "2 trials complete" in out
-    assert [trial.state.name for trial in study().trials] == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert study().trials[0].params in [trial.params for trial in study().trials[1:]]
+    states = [trial.state.name for trial in study().trials]
+    assert states == ["FAIL"] * parallel + ["COMPLETE"] * 2
+    complete = [trial.params for trial in study().trials[parallel:]]
+    for trial in study().trials[:parallel]:
+        assert trial.params in complete
     assert result(0)["epochs"] == 20
