@@ -114,6 +114,8 @@ def parity(accelerator: str, quick: bool) -> dict[str, Any]:
     common += ("trainer.limit_val_batches=5", "trainer.limit_test_batches=5", "augment=all")
     cases = {optimizer: (f"optimizer={optimizer}",) for optimizer in OPTIMIZERS}
     cases["sgd, 4 batches a step"] = ("optimizer=sgd", "trainer.accumulate_grad_batches=4")
+    if accelerator == "gpu":
+        cases["sgd, float16"] = ("optimizer=sgd", "trainer.precision=16-mixed")
     if quick:
         cases = {"muon": cases["muon"]}
     answers = {}
@@ -202,6 +204,7 @@ def precisions(accelerator: str, quick: bool) -> dict[str, Any]:
     answers = {}
     for precision in kinds:
         options = (*SMALL, "trainer.max_epochs=1", f"trainer.precision={precision}", *limit)
+        options += (captured(accelerator),)
         trainer, _, clock = train(accelerator, options)
         accuracy = trainer.callback_metrics["accuracy/test"].item()
         mean = 1000 * clock.epochs[-1] / trainer.num_training_batches

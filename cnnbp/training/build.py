@@ -88,7 +88,7 @@ def build(config: DictConfig) -> Parts:
     precision = resolve_precision(config.trainer)
     model_config, trainer_config = config.model, config.trainer.copy()
     own = take_step_options(trainer_config)
-    if own.clip is not None and precision == "16-mixed":
+    if precision == "16-mixed":
         model_config = unfused(model_config)
     data = instantiate(config.data)
     _check_kind("data", data, DataModule)
@@ -153,7 +153,11 @@ def take_step_options(trainer: DictConfig) -> StepOptions:
 
 
 def unfused(model: DictConfig) -> DictConfig:
-    """The model with an optimizer that can be clipped between loss scaling and its step."""
+    """The model with an optimizer that leaves loss scaling to us or to Lightning.
+
+    torch's fused SGD begins with a momentum of any values when its first gradients overflow, and
+    Lightning clips no gradients of a fused optimizer.
+    """
     model = OmegaConf.create(OmegaConf.to_container(model, resolve=True))
     if "fused" in model.optimizer:
         model.optimizer.fused = False

@@ -159,7 +159,8 @@ class Classifier(LightningModule):
                 **options,
             )
         else:
-            self.step = TrainingStep(*parts, **options)
+            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+            self.step = TrainingStep(*parts, scaler=scaler, **options)
         if self.join_fleet:
             self.take_step = self.join_fleet(self.step, self._forget_evaluation)
         else:
@@ -172,8 +173,6 @@ class Classifier(LightningModule):
         """Why Lightning's own backward and optimizer calls are needed; "" where they are not."""
         if trainer.world_size > 1:
             return "several processes"
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            return "loss scaling (trainer.precision=16-mixed)"
         hooks = overridden_hooks([*trainer.callbacks, self], [Callback, Classifier])
         if hooks:
             return f"the hook {hooks[0]}"

@@ -55,6 +55,8 @@ class MappedStep(TrainingStep):
         self.optimizer: Any = Together(optimizers)
         # each member has its own
         self.average = None
+        # `why_not_mapped` leaves no training with one to the fleets
+        self.scaler = None
         trained = {id(parameter) for parameter in first.parameters}
         self.names, self.parameters = [], []
         self.others: dict[str, Tensor] = {}

@@ -30,6 +30,8 @@ def why_not_mapped(data: Any, model: Any, trainer: Trainer) -> str:
     reason = model.needs_lightning(trainer)
     if reason:
         return f"{reason} needs Lightning's own calls"
+    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        return "loss scaling (trainer.precision=16-mixed) has no mapped form"
     if model.by_hand:
         return "back-propagation by hand (model.backprop=by_hand) has no mapped form"
     try:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from cnnbp.model.backprop import loss_and_logits
 from cnnbp.training.epoch_sums import EpochSums
+from cnnbp.training.loss_scaling import step_if_finite
 from cnnbp.training.losses import Loss
 from cnnbp.training.moving_average import MovingAverage
 
@@ -29,6 +30,7 @@ class TrainingStep(EpochSums):
         clip: largest norm, or value, of the gradients; None leaves them as they are.
         clip_by: "norm" or "value".
         average: of the weights, moved after each optimizer step.
+        scaler: scales the loss of a forward pass in float16, whose small gradients would be 0.
     """
 
     def __init__(
@@ -45,12 +47,13 @@ class TrainingStep(EpochSums):
         clip: float | None = None,
         clip_by: str = "norm",
         average: MovingAverage | None = None,
+        scaler: torch.amp.GradScaler | None = None,
     ):
         self.network, self.optimizer = network, optimizer
         self.as_pixels, self.normalise, self.augment = as_pixels, normalise, augment
         self.label_smoothing, self.own_loss, self.by_hand = label_smoothing, own_loss, by_hand
         self.accumulate, self.clip, self.clip_by = accumulate, clip, clip_by
-        self.average = average
+        self.average, self.scaler = average, scaler
         self.parameters: list[nn.Parameter] = []
         for group in optimizer.param_groups:
             self.parameters.extend(group["params"])
@@ -119,6 +122,8 @@ class TrainingStep(EpochSums):
         the stream they were made on and would spoil a captured graph.
         """
         share = loss / self.accumulate if self.accumulate > 1 else loss
+        if self.scaler:
+            share = self.scaler.scale(share)
         gradients = torch.autograd.grad(share, self.parameters, allow_unused=True)
         if self.accumulate > 1:
             self.add_gradients(gradients, first)
@@ -145,8 +150,13 @@ class TrainingStep(EpochSums):
 
     def update(self) -> None:
         """Clip the gradients and move the weights."""
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
         self.clip_gradients()
-        self.optimizer.step()
+        if self.scaler:
+            step_if_finite(self.optimizer, self.scaler)
+        else:
+            self.optimizer.step()
 
     def clip_gradients(self) -> None:
         """Bound the gradients where that is asked for."""
@@ -192,7 +202,7 @@ class EvaluationStep(EpochSums):
 class LightningStep(TrainingStep):
     """The step by Lightning's own backward and optimizer calls.
 
-    Several processes, loss scaling and callbacks with hooks around them need these.
+    Several processes and callbacks with hooks around them need these.
 
     Args:
         backward: LightningModule.manual_backward.

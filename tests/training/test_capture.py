@@ -4,6 +4,7 @@ import json
 from copy import deepcopy
 from functools import partial
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,28 @@ def test_clipping(clip, clip_by):
         captured.take(number)
     assert_same_bits(eager, captured)
     assert cuda.replays == 3
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_loss_scaling(name):
+    """From a scale at which float16 overflows in the warm-up and in replays."""
+    traces = []
+    for make_runner in (DeviceStep, partial(CapturedStep, cuda=Cuda())):
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24, growth_interval=1)
+        run = Run(make_runner, optimizer=name, scaler=scaler, clip=1.0)
+        trace = []
+        for number in range(10):
+            with torch.autocast("cpu", torch.float16):
+                run.take(number)
+            weights = [value.clone() for value in values(run.network)]
+            trace.append([torch.tensor(scaler.get_scale()), *weights])
+        traces.append(trace)
+    for expected, found in zip(*traces, strict=True):
+        for value, other in zip(expected, found, strict=True):
+            assert torch.equal(value, other)
+    later = [found[0] for found in traces[1][WARM_UP_STEPS:]]
+    assert any(after < before for before, after in pairwise(later))
+    assert any(after > before for before, after in pairwise(later))
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])

@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -113,6 +114,42 @@ def test_accumulated_and_clipped_gradients_are_those_of_the_whole_batch(clip_by)
     torch.optim.SGD(theirs.parameters(), lr=0.1).step()
     for value, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_loss_scaling_is_that_of_torch(name, accumulate):
+    """From a scale at which float16 overflows now and then: against `GradScaler.step`."""
+    ours, theirs = network(), network()
+    optimizers = [OPTIMIZERS[name](parameter_groups(net)) for net in (ours, theirs)]
+    scalers = [torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=1) for _ in range(2)]
+    # in the order of the step: a norm is rounded by it
+    parameters = [value for group in optimizers[1].param_groups for value in group["params"]]
+    step = make(ours, optimizers[0], scaler=scalers[0], clip=1.0, accumulate=accumulate)
+    scales = []
+    for number, (images, labels) in enumerate(batches(6 * accumulate)):
+        first, last = number % accumulate == 0, (number + 1) % accumulate == 0
+        if first:
+            optimizers[1].zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            torch.manual_seed(number)
+            loss = step(images, labels, first, last)
+            torch.manual_seed(number)
+            logits = theirs(DataModule().prepare(images))
+        expected = F.cross_entropy(logits.float(), labels, label_smoothing=SMOOTHING)
+        scalers[1].scale(expected / accumulate).backward()
+        assert torch.equal(loss, expected)
+        if last:
+            scalers[1].unscale_(optimizers[1])
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            scalers[1].step(optimizers[1])
+            scalers[1].update()
+            assert_same_weights(ours, theirs)
+            scales.append(scalers[0].get_scale())
+            assert scales[-1] == scalers[1].get_scale()
+    # some steps were taken back, and some were not
+    assert scales[0] < 2.0**20
+    assert any(later > earlier for earlier, later in pairwise(scales))
 
 
 def test_by_hand_moves_the_weights_as_autograd_does():
