@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cnnbp.config.compose import compose
+from cnnbp.config.config_files import add_config_folder
 from cnnbp.config.hydra_errors import HYDRA_ERRORS, explain, is_wrong_group_choice
 from cnnbp.config.own_modules import add_current_folder
 from cnnbp.data.datamodule import DataModule
@@ -154,16 +155,21 @@ def load(directory: str | Path, checkpoint: str = "last", trust: Sequence[str] =
     return TrainedRun(directory, checkpoint)
 
 
-def train(overrides: Sequence[str] = ()) -> TrainedRun:
+def train(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> TrainedRun:
     """Train as `python train.py OVERRIDES` does, and return the run.
 
     The same overrides with the same name continue an unfinished run, and return a finished one.
     Ctrl-C, or a notebook's stop button, saves and raises KeyboardInterrupt.
 
+    Args:
+        overrides: of the config, as on the command line.
+        config_dir: a folder of config groups of your own.
+
     Raises:
         UserError: an override is wrong, or the run cannot be trained; the message says why.
     """
     add_current_folder()
+    add_config_folder(config_dir)
     try:
         config = _composed(list(overrides))
         with raising(), _logging(Path(config.run_dir)), open_run(config) as run:

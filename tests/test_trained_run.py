@@ -57,6 +57,21 @@ def test_importing_it_is_cheap():
         _ = cnnbp.nothing
 
 
+def test_a_config_group_of_ones_own_is_found(here, monkeypatch):
+    monkeypatch.setattr("cnnbp.config.config_files.own_folders", own_folders := [])
+    monkeypatch.setattr("cnnbp.config.compose.own_folders", own_folders)
+    (here / "own/optimizer").mkdir(parents=True)
+    (here / "own/optimizer/slow.yaml").write_text(
+        "_target_: torch.optim.SGD\n_partial_: true\nlr: 0.0003\n"
+    )
+    for _ in range(2):
+        run = cnnbp.train([*TWO_STEPS, "name=own", "optimizer=slow"], config_dir="own")
+    assert run.config.optimizer.lr == 0.0003
+    assert len(own_folders) == 1
+    with pytest.raises(UserError, match="--config-dir nowhere: no such folder"):
+        cnnbp.train(config_dir="nowhere")
+
+
 def test_a_run_has_its_config_result_and_curves(here, run):
     assert run.path == here / "outputs/first"
     assert run.config.optimizer.lr == 0.01

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cnnbp.errors import UserError
 
-# given by --config-dir to commands other than train.py, where Hydra reads it itself
+# given to commands other than train.py, where Hydra reads --config-dir itself
 own_folders: list[Path] = []
 
 
@@ -25,4 +25,7 @@ def add_config_folder(folder: str | Path | None) -> None:
         return
     if not Path(folder).is_dir():
         raise UserError(f"--config-dir {folder}: no such folder")
-    own_folders.append(Path(folder).resolve())
+    path = Path(folder).resolve()
+    # a notebook may give it again and again
+    if path not in own_folders:
+        own_folders.append(path)

@@ -492,6 +492,8 @@ def reason_of(detail: Any) -> str:
     message = detail["msg"].split(" after validation")[0]
     for start in ("Value error, must ", "Input should ", "List should ", "Value should "):
         message = message.removeprefix(start)
+    # a part is a group of keys, one of which names its class
+    message = message.replace("a valid dictionary", "a part with _target_")
     message = message.replace("have at least", "be a list of at least")
     message = message.replace("have at most", "be a list of at most")
     # a value that is checked by itself has no place
