@@ -9,12 +9,16 @@ const of = (symbol, index) => `<i>${symbol}</i><sub>${index}</sub>`;
 const over = (above, below) =>
   `<span class="quotient"><span>${above}</span><span>${below}</span></span>`;
 
+/** What the symbols of every equation stand for, and what a component has beside them. */
+const SYMBOLS = "<i>x</i>: input, <i>y</i>: output, <i>dx</i>, <i>dy</i>: gradients of the loss for them";
+
 const NORMALISE = {
   forward: `<i>y</i> = weight<sub>c</sub> · <i>x̂</i> + bias<sub>c</sub>, &ensp;
     <i>x̂</i> = ${over("<i>x</i> − mean", "deviation")}, &ensp; deviation = √(variance + eps)`,
   backward: `<i>d</i> = weight<sub>c</sub> · <i>dy</i>, &ensp;
     <i>dx</i> =
     ${over("<i>d</i> − mean(<i>d</i>) − <i>x̂</i> · mean(<i>d x̂</i>)", "deviation")}`,
+  symbols: "c: map, eps: a small number, so that nothing is divided by 0",
 };
 
 const EQUATIONS = {
@@ -33,6 +37,8 @@ const EQUATIONS = {
     backward: `${of("dx", "c,u,v")} = Σ<sub>o,a,b</sub>
       weight<sub>o,c,a,b</sub> · ${of("dy", "o,i,j")}
       &ensp; where &ensp; s·i+a−p = u, &ensp; s·j+b−p = v`,
+    symbols: `o: output map, (i, j): its cell, c: input map, (u, v): its cell,
+      (a, b): cell of the kernel, s: stride, p: padding`,
     source: "Goodfellow, Bengio & Courville, Deep Learning, 2016, sections 9.1 and 9.5",
   },
   ReLU: {
@@ -59,6 +65,7 @@ const EQUATIONS = {
   GELU: {
     title: "GELU",
     does: "Each value is weighed with the normal distribution.",
+    symbols: "Φ, φ: distribution and density of the standard normal",
     forward: "<i>y</i> = <i>x</i> Φ(<i>x</i>)",
     backward: "<i>dx</i> = <i>dy</i> · (Φ(<i>x</i>) + <i>x</i> φ(<i>x</i>))",
     source: "Hendrycks & Gimpel, 2016",
@@ -99,6 +106,7 @@ const EQUATIONS = {
   AvgPool2d: {
     title: "Average pool",
     does: "Each tile is averaged; with a tile as large as the map, to one score a class.",
+    symbols: "c: map, (i, j): cell of the output",
     forward: `${of("y", "c,i,j")} = mean of ${of("x", "c")} over the tile`,
     backward: `<i>dx</i> = ${over("<i>dy</i>", "cells in the tile")}:
       every cell gets the same share`,
@@ -109,6 +117,7 @@ const EQUATIONS = {
     does: "One score for each class.",
     forward: "<i>y</i><sub>k</sub> = <i>x</i><sub>k</sub>",
     backward: "<i>dx</i><sub>k</sub> = <i>dy</i><sub>k</sub>",
+    symbols: "k: class",
     source: "",
   },
   CrossEntropyLoss: {
@@ -119,6 +128,7 @@ const EQUATIONS = {
       &ensp; loss = −log <i>p</i><sub>target</sub>`,
     backward: `<i>dx</i><sub>k</sub> = <i>p</i><sub>k</sub> − target<sub>k</sub>,
       &ensp; target<sub>k</sub> = 1 for the target, else 0`,
+    symbols: "j, k: classes, <i>p</i>: probability",
     source: "Bishop, Pattern Recognition and Machine Learning, 2006, section 4.3.4",
   },
 };

@@ -128,13 +128,16 @@ const WAYS = {
 
 /** One account as HTML, the equation above the numbers. */
 function section(way, kind, account) {
-  const { title, source, [way]: equation } = EQUATIONS[kind];
+  const { title, source, symbols, [way]: equation } = EQUATIONS[kind];
   const through =
     way === "backward" ? `<p class="through">through the next component: ${title}</p>` : "";
   const parts = [
     `<section class="account ${way}"><h3>${WAYS[way]}</h3>${through}
       <p class="equation">${equation}</p>`,
   ];
+  const meanings = way === "forward" ? [SYMBOLS, symbols] : [symbols];
+  if (meanings.some(Boolean))
+    parts.push(`<p class="symbols">${meanings.filter(Boolean).join(", ")}</p>`);
   if (account.shares && account.shares.values.length > 1)
     parts.push(sharesTable(way, account.shares));
   if (account.tables)

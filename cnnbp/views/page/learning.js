@@ -163,6 +163,7 @@ class Learning {
   start() {
     this.load();
     this.running = true;
+    this.root.querySelector("#progress").textContent = "The first step is on its way.";
     this.worker.postMessage({ kind: "start" });
     this.label();
   }

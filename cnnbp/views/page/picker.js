@@ -1,7 +1,11 @@
 // The test images that can be chosen: the hardest of the run, one of each class, some by chance.
 "use strict";
 
-const GROUPS = { hardest: "The run's hardest", classes: "One of each class", random: "By chance" };
+const GROUPS = {
+  hardest: "The run's hardest: label → what it read",
+  classes: "One of each class",
+  random: "By chance",
+};
 
 /** The test images as buttons, each with its label and what the run read. */
 async function setUpPicker() {
