@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from cnnbp.errors import UserError
 from cnnbp.sweeps.fleet_jobs import FleetJob
+from cnnbp.sweeps.multirun import give_directory
 
 
 class FleetLauncher(BasicLauncher):
@@ -50,10 +51,7 @@ class FleetLauncher(BasicLauncher):
         with open_dict(config):
             config.hydra.job.id = number
             config.hydra.job.num = number
-        HydraConfig.instance().set_config(config)
-        path = os.path.abspath(os.path.join(config.hydra.sweep.dir, config.hydra.sweep.subdir))
-        with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-            config.hydra.runtime.output_dir = path
+        give_directory(config)
         HydraConfig.instance().set_config(config)
         own = copy.deepcopy(config)
         with read_write(own), open_dict(own):

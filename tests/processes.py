@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,13 @@ def finish(directory: Path, *overrides: str, **options) -> None:
     process = start(directory, *overrides, **options)
     process.join()
     assert process.exitcode == 0, (directory / "log").read_text()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def outcome(run: Path) -> dict:

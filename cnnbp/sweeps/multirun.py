@@ -1,10 +1,12 @@
 """What `train.py -m` does around its jobs: leave out finished ones, wait for those of others."""
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict, read_write
 
 from cnnbp.config.check import validate
 from cnnbp.errors import UserError
@@ -76,6 +78,14 @@ def missing_jobs(
         if is_current and run.error is None:
             finished.add(_lasting(run.overrides, passing_keys))
     return [job for job in jobs if _lasting(job, passing_keys) not in finished]
+
+
+def give_directory(config: DictConfig) -> None:
+    """Give the config of a job its run directory, as Hydra does where it runs the job."""
+    HydraConfig.instance().set_config(config)
+    path = os.path.join(config.hydra.sweep.dir, config.hydra.sweep.subdir)
+    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+        config.hydra.runtime.output_dir = os.path.abspath(path)
 
 
 class JobsOfOthers:

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from launch import TWO_STEPS
 from paths import ROOT
+from processes import free_port
 
 optuna = pytest.importorskip("optuna")
 
@@ -47,12 +47,6 @@ def server_commands():
     if not folders:
         pytest.skip("PostgreSQL is not installed, and can be installed by root with apt-get alone")
     return folders[-1]
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
