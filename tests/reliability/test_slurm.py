@@ -4,12 +4,11 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
-from launch import TWO_STEPS, train_in
+from launch import TRAIN, TWO_STEPS
 from paths import ROOT
 from processes import free_port
 
@@ -132,8 +131,7 @@ def folder(cluster, tmp_path):
 
 
 def start(folder, *overrides):
-    command = [sys.executable, str(ROOT / "train.py"), "-m", "launcher=slurm", *overrides]
-    command += ["hydra.launcher.cpus_per_task=1"]
+    command = [*TRAIN, "-m", *overrides, "launcher=slurm", "hydra.launcher.cpus_per_task=1"]
     return subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -149,7 +147,8 @@ def assert_undisturbed(folder, *overrides):
     alone = folder / "alone"
     alone.mkdir()
     (alone / "slow.py").write_text(SLOW.replace("0.25", "0"))
-    train_in(alone, "-m", *overrides)
+    # with as many threads as the jobs had
+    subprocess.run([*TRAIN, "-m", *overrides], cwd=alone, check=True, capture_output=True)
     runs = sorted(alone.glob("outputs/sweep/*/checkpoints/last.ckpt"))
     assert runs
     for path in runs:

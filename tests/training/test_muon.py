@@ -105,3 +105,17 @@ def test_biases_and_normalisation_do_not_decay():
     assert "weight_decay" not in weights
     assert others["weight_decay"] == 0
     assert len(weights["params"]) + len(others["params"]) == len(list(module.parameters()))
+
+
+def test_the_weight_of_a_linear_layer_is_a_matrix_too():
+    torch.manual_seed(1)
+    ours = nn.Parameter(torch.randn(5, 8))
+    theirs = nn.Parameter(ours.detach().clone())
+    optimizer = Muon([{"params": [ours]}], momentum=0.9, **OPTIONS)
+    torchs = torch.optim.Muon([theirs], momentum=0.9, adjust_lr_fn="match_rms_adamw", **OPTIONS)
+    for _ in range(2):
+        ours.grad = torch.randn(5, 8)
+        theirs.grad = ours.grad.clone()
+        optimizer.step()
+        torchs.step()
+    assert torch.equal(ours, theirs)
