@@ -22,7 +22,7 @@ class Focal(nn.Module):
     Source: Lin et al., 2017, equation 4, without the weights of the classes.
     """
 
-    def __init__(self, gamma: float = 2.0):
+    def __init__(self, gamma: float):
         super().__init__()
         if gamma < 0:
             raise UserError(f"gamma={gamma}: must be at least 0")

@@ -79,7 +79,7 @@ def test_a_wrong_loss_is_named(loss, said):
 def test_what_belongs_to_cross_entropy_alone_is_refused():
     for options in ({"label_smoothing": 0.1}, {"backprop": "by_hand"}):
         with pytest.raises(UserError, match="loss=cross_entropy"):
-            Classifier(network(), torch.optim.SGD, loss=Focal(), **options)
+            Classifier(network(), torch.optim.SGD, loss=Focal(2), **options)
     with pytest.raises(UserError, match="gamma=-1"):
         Focal(-1)
 
