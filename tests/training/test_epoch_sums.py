@@ -34,3 +34,16 @@ def test_processes_are_taken_together():
     gathered = {"loss_sum": torch.tensor([2.0, 4.0]), "correct": torch.tensor([1, 2])}
     values = means(gathered, torch.tensor([4, 2]))
     assert (values["loss"].item(), values["accuracy"].item()) == (1.0, 0.5)
+
+
+def test_the_count_is_exact_however_many_images_there_are():
+    """A count in float32 would stand still at 2 ** 24."""
+    sums = EpochSums(torch.device("cpu"))
+    sums.correct.fill_(2**24)
+    sums.add_to_sums(torch.tensor(0.5), torch.tensor([[0.0, 1.0]]), torch.tensor([1]))
+    assert sums.correct.item() == 2**24 + 1
+
+
+def test_the_sums_are_on_the_device_that_is_named():
+    sums = EpochSums(torch.device("meta"))
+    assert all(value.is_meta for value in sums.sums().values())
