@@ -98,8 +98,16 @@ def _summary(trace: Trace) -> str:
     return (
         f"loss {loss:.3g} for {trace.class_names[trace.label]} | "
         f"predicted {', '.join(likeliest)} | "
-        f"by hand and autograd differ by at most {_worst(trace):.0e}"
+        f"by hand and autograd differ by at most {_worst(trace):.0e}{_where(trace)}"
     )
+
+
+def _where(trace: Trace) -> str:
+    """To how many of the components the comparison extends, where it is not to all."""
+    covered = sum(component.by_hand for component in trace.components)
+    if covered == len(trace.components):
+        return ""
+    return f" in the {covered} of {len(trace.components)} components that have equations"
 
 
 def _worst(trace: Trace) -> float:
