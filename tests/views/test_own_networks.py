@@ -1,5 +1,6 @@
 """Every view of a run with another network on colour images of three classes."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -89,8 +90,11 @@ def test_evaluate(run, capsys):
 
 def test_explain(run, capsys):
     explain.explain([str(run)], index=4, animate=str(run / "film.gif"))
-    first, *_, last = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()
+    first, *_, last = lines
     assert ", test image 4: predicted " in first
+    (compared,) = [line for line in lines if "by hand and autograd differ" in line]
+    assert re.search(r" in the \d of \d components that have equations$", compared)
     assert "true class dog" in first
     assert last == str(run / "film.gif")
     with Image.open(run / "explain.png") as picture:
