@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from launch import TWO_STEPS
 from paths import ROOT
+from stopped_fleets import stopping
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 optuna = pytest.importorskip("optuna")
 
 from cnnbp.training.callbacks.progress_bar import Progress  # noqa: E402
-from cnnbp.training.lockstep import Member  # noqa: E402
 
 SMALL = (*TWO_STEPS, "search.space={data.batch_size: null}", "~callbacks.dashboard")
 LONGER = (*SMALL, "trainer.max_epochs=3", "trainer.limit_train_batches=3")
@@ -248,22 +248,11 @@ def test_trials_of_a_fleet_share_what_makes_another_network(cnnbp):
     assert len({trial.params["optimizer.lr"] for trial in study().trials}) == 6
 
 
-def test_stopped_trials_of_a_fleet_go_on_together_and_end_alike(cnnbp, monkeypatch):
+def test_stopped_trials_of_a_fleet_go_on_together_and_end_alike(cnnbp):
     options = (*FLEET, "search.parallel=3", "search.pruner._target_=optuna.pruners.NopPruner")
     cnnbp("search", *options, "name=whole")
-    turns = []
-
-    def go_on(member, own=Member.go_on):
-        turns.append(member)
-        if len(turns) == 5 * 3 + 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        own(member)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Member, "go_on", go_on)
-        with pytest.raises(SystemExit) as exit:
-            cnnbp("search", *options, "name=study")
-    assert exit.value.code == 143
+    with stopping(turn=5 * 3 + 2):
+        cnnbp("search", *options, "name=study")
     assert [trial.state.name for trial in study().trials] == ["FAIL"] * 3 + ["WAITING"] * 3
     cnnbp("search", *options, "name=study")
     assert len(study().trials) == 6

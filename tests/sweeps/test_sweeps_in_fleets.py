@@ -2,10 +2,8 @@
 
 import csv
 import json
-import os
 import random
 import shutil
-import signal
 import time
 
 import pytest
@@ -13,9 +11,9 @@ import torch
 from launch import TWO_STEPS, train_in
 from omegaconf import OmegaConf
 from processes import differences, finish, outcome, start
+from stopped_fleets import stopping
 
 from cnnbp.sweeps.fleet_jobs import by_position, in_parts, kind
-from cnnbp.training.lockstep import Member
 
 SMALL = (*TWO_STEPS, "~callbacks.dashboard", "dropout=none", "trainer.precision=32-true")
 TWO_EPOCHS = (
@@ -122,21 +120,10 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.fixture
-def stopped(tmp_path, monkeypatch):
+def stopped(tmp_path):
     """A fleet of three that was told to stop while its second member ran, after the fifth step."""
-    turns = []
-
-    def go_on(member, own=Member.go_on):
-        turns.append(member)
-        if len(turns) == 5 * 3 + 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        own(member)
-
-    monkeypatch.setattr(Member, "go_on", go_on)
-    with pytest.raises(SystemExit) as error:
+    with stopping(turn=5 * 3 + 2):
         train_in(tmp_path, "-m", *LONGER, FLEET)
-    assert error.value.code == 143
-    monkeypatch.undo()
     return tmp_path
 
 
