@@ -6,10 +6,13 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from launch import train_in
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cnnbp.signals import exit_at_once, on_stop
 
 MODULES = [
     "cnnbp.data.datamodule",
@@ -29,13 +32,23 @@ context.set_forkserver_preload(MODULES)
 def start(
     directory: Path, *overrides: str, prepare: Callable[[], None] | None = None
 ) -> multiprocessing.Process:
-    """Start `train.py` with overrides in a directory; what it prints is added to `log` there."""
-    process = context.Process(target=_train, args=(directory, overrides, prepare))
+    """Start `train.py` with overrides in a directory; what it prints is added to `log` there.
+
+    The process has begun when this returns: a signal to stop ends it without a traceback.
+    """
+    begun = context.Event()
+    process = context.Process(target=_train, args=(directory, overrides, prepare, begun))
     process.start()
+    begun.wait()
     return process
 
 
-def _train(directory: Path, overrides: tuple[str, ...], prepare: Callable[[], None] | None) -> None:
+def _train(
+    directory: Path, overrides: tuple[str, ...], prepare: Callable[[], None] | None, begun: Any
+) -> None:
+    # as in a process that has imported all that the others have imported before
+    on_stop(exit_at_once)
+    begun.set()
     os.chdir(directory)
     with open("log", "ab", buffering=0) as log:
         os.dup2(log.fileno(), 1)
