@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from cnnbp.data.augment import Augment
 from cnnbp.data.datamodule import DataModule
 from cnnbp.model.network import Network
+from cnnbp.training import step as step_module
 from cnnbp.training.classifier import parameter_groups
 from cnnbp.training.moving_average import MovingAverage
 from cnnbp.training.muon import Muon
@@ -152,7 +153,26 @@ def test_loss_scaling_is_that_of_torch(name, accumulate):
     assert any(later > earlier for earlier, later in pairwise(scales))
 
 
-def test_by_hand_moves_the_weights_as_autograd_does():
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_part_that_is_not_used_stays_as_it_is(accumulate):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    net.register_parameter("spare", nn.Parameter(torch.ones(3)))
+    step = make(net, torch.optim.SGD(net.parameters(), lr=0.1), accumulate=accumulate)
+    before = copy.deepcopy(net.state_dict())
+    for number, batch in enumerate(batches(accumulate)):
+        step(*batch, first=number == 0, last=number == accumulate - 1)
+    changed = [name for name, value in net.state_dict().items() if (value != before[name]).any()]
+    assert changed == ["1.weight", "1.bias"]
+
+
+def test_by_hand_moves_the_weights_as_autograd_does(monkeypatch):
+    calls = []
+
+    def counted(*arguments, own=step_module.loss_and_logits):
+        calls.append(arguments)
+        return own(*arguments)
+
+    monkeypatch.setattr(step_module, "loss_and_logits", counted)
     ours, theirs = network(), network()
     for net, by_hand in ((ours, True), (theirs, False)):
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -160,6 +180,7 @@ def test_by_hand_moves_the_weights_as_autograd_does():
         for number, batch in enumerate(batches(2)):
             torch.manual_seed(number)
             step(*batch)
+    assert len(calls) == 2
     for value, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-5)
 
