@@ -248,6 +248,10 @@ class Classifier(LightningModule):
             data = self.trainer.datamodule
             self.evaluation = EvaluationStep(self, data.prepare, self.evaluation_loss, self.device)
             self.evaluate = self._evaluation_on_device(self.evaluation)
+        if self.trainer.world_size > 1:
+            # each process has the running statistics of its own batches; the first one's are saved
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
         self.evaluation.reset_sums()
         self.images_evaluated = 0
 
