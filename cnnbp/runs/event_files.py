@@ -29,6 +29,12 @@ def merge_event_files(directory: Path) -> None:
         path.unlink()
 
 
+def remove_event_files(directory: Path) -> None:
+    """Remove what earlier processes of a run wrote that had come to no checkpoint."""
+    for path in directory.glob(PATTERN):
+        path.unlink()
+
+
 def _whole_records(content: bytes) -> int:
     """How many bytes the whole records take: a killed process may have left a part of one."""
     end = 0

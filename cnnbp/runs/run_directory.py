@@ -18,7 +18,7 @@ from cnnbp.config.error_line import WANTS_TRACEBACKS, is_users
 from cnnbp.config.hydra_errors import explain
 from cnnbp.errors import UserError
 from cnnbp.files import remove_parts, replacing
-from cnnbp.runs.event_files import merge_event_files
+from cnnbp.runs.event_files import merge_event_files, remove_event_files
 from cnnbp.runs.run_lock import InUse, RunLock
 from cnnbp.runs.run_record import (
     CHECKPOINTS,
@@ -81,7 +81,7 @@ class RunDirectory:
     def __init__(self, config: DictConfig):
         self.config = config
         self.path = Path(config.run_dir)
-        self.finished = False
+        self.finished = self._is_new = False
         self._lock = RunLock(self.path)
         # beside it, because a rename is one step within one file system only
         self._replaced = self.path.with_name(f".{self.path.name}.replaced")
@@ -93,6 +93,7 @@ class RunDirectory:
         try:
             self._prepare()
         except Exception:
+            self._remove_if_new()
             # other processes of the sweep wait for it
             self._lock.release()
             raise
@@ -129,8 +130,8 @@ class RunDirectory:
         is_job = HydraConfig.get().mode == RunMode.MULTIRUN
         if is_job and isinstance(error, Exception):
             self.write_error(_reason(error))
-        elif error and self._is_new and not self.has_checkpoint:
-            shutil.rmtree(self.path, ignore_errors=True)
+        elif error:
+            self._remove_if_new()
         was_stopped = error is not None and not isinstance(error, Exception)
         if was_stopped and self.has_checkpoint:
             without = " without overwrite=true" if self.config.overwrite else ""
@@ -138,6 +139,11 @@ class RunDirectory:
                 "stopped; the same command%s with name=%s continues", without, self.config.name
             )
         self._lock.release()
+
+    def _remove_if_new(self) -> None:
+        """Leave nothing of a run that has come to nothing."""
+        if self._is_new and not self.has_checkpoint:
+            shutil.rmtree(self.path, ignore_errors=True)
 
     @property
     def has_checkpoint(self) -> bool:
@@ -152,7 +158,11 @@ class RunDirectory:
     def start(self) -> None:
         """Write the config and the overrides to .hydra/."""
         (self.path / ERROR).unlink(missing_ok=True)
-        merge_event_files(self.path)
+        if self.has_checkpoint:
+            merge_event_files(self.path)
+        else:
+            # killed before its first save, it begins again
+            remove_event_files(self.path)
         (self.path / HYDRA).mkdir(exist_ok=True)
         hydra = HydraConfig.get()
         # with the name that `${now:...}` gave, so that the same run can be asked for again

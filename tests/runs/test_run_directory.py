@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from launch import TWO_STEPS
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cnnbp.config.compose import compose
 from cnnbp.runs.run_directory import RunDirectory
@@ -143,3 +144,20 @@ def test_a_run_directory_as_checkpoint_takes_its_newest(train):
     assert json.loads(Path("outputs/b=c,d/result.json").read_text())["steps"] == 4
     train(*TWO_STEPS, "name=e", "trainer.max_epochs=3", "ckpt_path=outputs/b=c,d")
     assert json.loads(Path("outputs/e/result.json").read_text())["steps"] == 6
+
+
+def test_what_was_drawn_before_a_kill_without_a_save_is_dropped(train, tmp_path):
+    train(*TWO_STEPS, "name=run")
+    run = tmp_path / "outputs/run"
+    shutil.rmtree(run / "checkpoints")
+    (run / "result.json").unlink()
+    train(*TWO_STEPS, "name=run")
+    board = EventAccumulator(str(run), {"tensors": 0}).Reload()
+    assert len(board.Tensors("custom_scalars__config__")) == 1
+    assert [event.step for event in board.Scalars("loss/train")] == [2]
+
+
+def test_a_key_that_is_taken_away_leaves_no_directory(train):
+    with pytest.raises(SystemExit, match="error: .*overwrite"):
+        train(*TWO_STEPS, "name=run", "~overwrite")
+    assert not Path("outputs/run").exists()
