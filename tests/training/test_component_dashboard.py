@@ -299,3 +299,10 @@ def test_mistakes_come_worst_first():
     assert matrix.shape == (350, 350, 3)
     assert matrix[32, 32].tolist() == [225, 240, 225]
     assert matrix[2 * 31 + 1, 3 * 31 + 1].tolist() == [255, 95, 95]
+
+
+def test_only_maps_are_activations():
+    """A linear layer's output (N, K) has none, and would be drawn as one."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 26 * 26, 3))
+    found = activations(network, torch.ones(4, 1, 28, 28))
+    assert {name: tuple(maps.shape) for name, maps in found.items()} == {"0": (4, 2, 26, 26)}
