@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from pytorch_lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
+from torch import nn
 from torch.nn import functional as F
 
 from cnnbp.config.compose import compose as compose_run
