@@ -114,3 +114,9 @@ def test_a_bad_argument_is_named_with_its_value(argument, value):
 def test_group_normalisation_refuses_widths_that_do_not_divide():
     with pytest.raises(UserError, match="multiples of 4"):
         Network(widths=(32, 24, 18, 24, 16), norm="group")
+
+
+def test_the_smallest_image_is_the_one_that_is_named():
+    Network(image_size=11)
+    with pytest.raises(UserError, match="image_size=10: .* needs 11 pixels or more"):
+        Network(image_size=10)
