@@ -30,25 +30,28 @@ context.set_forkserver_preload(MODULES)
 
 
 def start(
-    directory: Path, *overrides: str, prepare: Callable[[], None] | None = None
+    directory: Path,
+    *overrides: str,
+    prepare: Callable[[], None] | None = None,
+    begun: Any = None,
 ) -> multiprocessing.Process:
     """Start `train.py` with overrides in a directory; what it prints is added to `log` there.
 
-    The process has begun when this returns: a signal to stop ends it without a traceback.
+    Args:
+        prepare: called in the process before.
+        begun: an event that is set once a signal to stop ends the process without a traceback.
     """
-    begun = context.Event()
     process = context.Process(target=_train, args=(directory, overrides, prepare, begun))
     process.start()
-    begun.wait()
     return process
 
 
 def _train(
     directory: Path, overrides: tuple[str, ...], prepare: Callable[[], None] | None, begun: Any
 ) -> None:
-    # as in a process that has imported all that the others have imported before
     on_stop(exit_at_once)
-    begun.set()
+    if begun:
+        begun.set()
     os.chdir(directory)
     with open("log", "ab", buffering=0) as log:
         os.dup2(log.fileno(), 1)

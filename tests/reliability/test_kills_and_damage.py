@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 from launch import TRAIN
-from processes import differences, finish, outcome, start
+from processes import context, differences, finish, outcome, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cnnbp.data import datasets
@@ -154,7 +154,9 @@ def test_a_signal_costs_at_most_the_running_step(tmp_path, seconds, count):
         directory = tmp_path / str(attempt)
         directory.mkdir()
         number = (signal.SIGTERM, signal.SIGINT)[attempt % 2]
-        process = start(directory, *SMALL, prepare=count_steps)
+        begun = context.Event()
+        process = start(directory, *SMALL, prepare=count_steps, begun=begun)
+        begun.wait()
         process.join(rng.uniform(0.1, 0.8) * seconds)
         if process.exitcode is not None:  # faster than it was
             assert process.exitcode == 0
