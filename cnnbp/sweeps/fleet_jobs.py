@@ -52,9 +52,6 @@ class FleetJob:
     def __init__(self, overrides: list[str], number: int, config: DictConfig, hydra: DictConfig):
         self.overrides, self.number, self.config, self.hydra = overrides, number, config, hydra
         self.path = Path(hydra.hydra.runtime.output_dir)
-        with self.current():
-            # some are the names of what was chosen of a group, for which `${hydra:...}` is asked
-            self.hyperparameters = OmegaConf.to_container(config.hyperparameters, resolve=True)
         # the accuracy that a sweep maximises, or why there is none
         self.score: float | None = None
         self.failure = ""
@@ -68,6 +65,12 @@ class FleetJob:
             yield
         finally:
             CURRENT.reset(token)
+
+    @property
+    def hyperparameters(self) -> Any:
+        """What loggers show of the job; some are the names of what was chosen of a group."""
+        with self.current():
+            return OmegaConf.to_container(self.config.hyperparameters, resolve=True)
 
     @contextmanager
     def failing(self) -> Iterator[None]:
