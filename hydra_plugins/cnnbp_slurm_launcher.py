@@ -4,11 +4,13 @@ submitit asks `sacct` how a job is, which needs an accounting database; without 
 ever for a job that was cancelled. With one it stops waiting for all jobs because of one.
 """
 
+import shutil
 from collections.abc import Sequence
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 
+from cnnbp.errors import UserError
 from cnnbp.sweeps.multirun import give_directory
 from cnnbp.sweeps.slurm_queue import wait
 
@@ -22,7 +24,11 @@ except ImportError:
 if SlurmLauncher:
 
     class QueueLauncher(SlurmLauncher):
-        """Submits the jobs of a sweep as one array, and asks `squeue` how they are."""
+        """Submits the jobs of a sweep as one array, and asks `squeue` how they are.
+
+        Raises:
+            UserError: there is no Slurm on this machine.
+        """
 
         def launch(
             self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -30,12 +36,18 @@ if SlurmLauncher:
             # it imports much, and every command imports this module
             import submitit
 
+            if not shutil.which("srun"):
+                raise UserError(
+                    "Slurm's srun is not found; start this on a machine of the cluster, "
+                    "or give launcher=slurm_local"
+                )
             options = {}
             for name, value in self.params.items():
                 shared = name in BaseQueueConf.__dataclass_fields__
                 options[name if shared else f"slurm_{name}"] = value
             executor = submitit.AutoExecutor(
                 options.pop("submitit_folder"),
+                cluster="slurm",
                 slurm_max_num_timeout=options.pop("slurm_max_num_timeout"),
             )
             executor.update_parameters(**options)

@@ -67,6 +67,12 @@ def _explain(error: BaseException) -> str:
         return (
             "the disk is full; free some space, then the same command with the same name= continues"
         )
+    # submitit's, raised in a job where Slurm's signal has interrupted it
+    if "timed-out too many times" in str(error):
+        return (
+            "the Slurm job's time was up; give hydra.launcher.max_num_timeout= or timeout_min= "
+            "a larger value, then the same command with the same name= continues"
+        )
     if "Cannot merge" in f"{error} {error.__cause__}":
         key = re.search(r"Error merging override \+*([^=\s]+)", str(error))
         name = key[1] if key else "override"

@@ -49,6 +49,10 @@ def wait(jobs: Sequence[Any]) -> dict[Any, str]:
             if seen_ended[job] == TIMES_SEEN:
                 reasons[job] = _reason(job, state)
         left -= reasons.keys()
+    for job in jobs:
+        # an error that came before its run, such as a library that its node lacks
+        if job not in reasons and job.exception():
+            reasons[job] = _reason(job, "FAILED")
     return reasons
 
 
@@ -64,8 +68,18 @@ def _states() -> dict[str, str] | None:
 
 def _reason(job: Any, state: str) -> str:
     """Why a job has no result, with the file that may say more."""
-    log = os.path.relpath(job.paths.stderr)
+    # Slurm creates it when a job starts, and forgets a waiting job of an array once it is cancelled
+    if not job.paths.stdout.exists():
+        state = "CANCELLED" if state == FORGOTTEN else state
+        return (
+            f"Slurm job {job.job_id}: {_words(state)} before it started; the same command runs it"
+        )
+    log = job.paths.stderr if job.paths.stderr.exists() else job.paths.stdout
     return (
-        f"Slurm job {job.job_id}: {state.lower().replace('_', ' ')}, without a result ({log} may "
+        f"Slurm job {job.job_id}: {_words(state)}, without a result ({os.path.relpath(log)} may "
         "say why); the same command continues it"
     )
+
+
+def _words(state: str) -> str:
+    return state.lower().replace("_", " ")

@@ -99,6 +99,14 @@ def test_a_job_queued_again_continues_from_its_checkpoint(train):
     assert_alike(path, Path("outputs/whole"))
 
 
+def test_without_slurm_no_job_is_trained_here_instead(train, monkeypatch):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs cnnbp[slurm]")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match=r"launcher=slurm: .*srun.*launcher=slurm_local"):
+        train("-m", *SMALL, "name=sweep", "seed=1,2", "launcher=slurm")
+    assert not list(Path("outputs/sweep").glob("*/result.json"))
+
+
 def test_a_launcher_that_is_not_installed_is_named_with_its_extra():
     error = MissingConfigException("", "hydra/launcher/submitit_slurm", ["basic"])
     assert explain(error) == "launcher=slurm: is not installed; pip install 'cnnbp[slurm]'"

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -108,6 +109,9 @@ def cluster(tmp_path_factory):
             wait_until(lambda: "idle" in slurm("sinfo", "--noheader", "--format=%T"), 60)
             yield
         finally:
+            # a test that failed has left its jobs
+            subprocess.run(["scancel", "--user=root"])
+            time.sleep(2)
             for daemon in reversed(daemons):
                 daemon.terminate()
                 daemon.wait()
@@ -181,7 +185,8 @@ def test_a_job_is_queued_again_and_another_is_cancelled(folder):
 
 
 def test_a_job_that_reaches_its_time_limit_goes_on(folder):
-    options = (*OPTIONS, "trainer.limit_train_batches=240", "seed=1", "name=sweep")
+    # 40 seconds of training: the signal comes at most 40 seconds after the start of the job
+    options = (*OPTIONS, "trainer.limit_train_batches=160", "seed=1", "name=sweep")
     limit = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20")
     process = start(folder, *options, *limit)
     out, _ = process.communicate(timeout=420)
@@ -190,3 +195,37 @@ def test_a_job_that_reaches_its_time_limit_goes_on(folder):
     logs = "".join(path.read_text() for path in folder.glob("outputs/sweep/.submitit/*/*.err"))
     assert "this job is timed-out" in logs
     assert_undisturbed(folder, *options)
+
+
+def test_jobs_that_end_without_a_result_are_told_with_the_way_on(folder):
+    """One cannot import its code, one is killed, one has no time left, one is never started."""
+    (folder / "broken/cnnbp").mkdir(parents=True)
+    (folder / "broken/cnnbp/__init__.py").write_text("raise RuntimeError('broken')")
+    setup = f"[ $SLURM_ARRAY_TASK_ID = 0 ] && export PYTHONPATH={folder / 'broken'}"
+    options = (
+        *OPTIONS,
+        "trainer.limit_train_batches=1000",
+        "seed=1,2,3,4",
+        "name=sweep",
+        "hydra.launcher.array_parallelism=3",
+        f"hydra.launcher.setup=['{setup}']",
+        "hydra.launcher.timeout_min=1",
+        "hydra.launcher.signal_delay_s=20",
+        "hydra.launcher.max_num_timeout=0",
+    )
+    process = start(folder, *options)
+    wait_until(lambda: slurm("squeue", "--noheader"), 60)
+    job = slurm("squeue", "--noheader", "--format=%F").split()[0]
+    slurm("scancel", f"{job}_3")
+    holders = folder / "outputs/sweep"
+    wait_until(lambda: any(holders.glob(".*seed=2*.holder")), 60)
+    (holder,) = holders.glob(".*seed=2*.holder")
+    os.kill(int(holder.read_text().split()[1]), signal.SIGKILL)
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 1, out
+    assert f"Slurm job {job}_0: failed, without a result" in out
+    assert f"Slurm job {job}_1: failed, without a result" in out
+    assert "give hydra.launcher.max_num_timeout= or timeout_min= a larger value" in out
+    assert f"Slurm job {job}_3: cancelled before it started" in out
+    assert "4 of 4 jobs failed" in out
+    assert "Traceback" not in out
