@@ -42,6 +42,8 @@ logging.getLogger("pytorch_lightning.accelerators.cuda").setLevel(logging.WARNIN
 logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
+# Lightning's own summary, for who asks for it
+warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")
 # a run of one process needs no srun, and submitit's jobs are started by it
 warnings.filterwarnings("ignore", message="The `srun` command is available")
 # the metrics have done it
