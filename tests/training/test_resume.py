@@ -1,4 +1,4 @@
-"""Which checkpoints training goes on from, by the states of torch's own optimizers and schedules."""
+"""Which checkpoints training goes on from, by states of torch's optimizers and schedules."""
 
 from functools import partial
 
@@ -74,7 +74,7 @@ def test_another_option_is_refused_under_every_schedule(schedule):
 
 
 def test_another_kind_of_optimizer_is_refused():
-    adam = torch.optim.Adam(sgd().param_groups[0]["params"])
+    adam = torch.optim.Adam(sgd().param_groups[0]["params"], lr=0.1)
     with pytest.raises(UserError, match="trained with another optimizer"):
         check_optimizer(checkpoint(), adam)
     adam.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
