@@ -51,7 +51,7 @@ def keep_mask(x: Tensor, drops: int) -> Tensor:
     """
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     lanes = words.view(torch.int16)[: x.numel()]
-    kept = torch.empty_like(x, requires_grad=False)
+    kept = torch.empty_like(x)
     # in the order of memory, whatever the memory format
     flat = kept.as_strided((x.numel(),), (1,))
     torch.ge(lanes, drops - LANE_VALUES // 2, out=flat)

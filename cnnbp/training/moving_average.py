@@ -49,14 +49,14 @@ class MovingAverage:
 
 
 def _one_memory(tensors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """One memory that a single operator fills, and its parts in the shapes of the tensors.
+    """One memory that a single operator fills, and views of it in the shapes of the tensors.
 
-    With parts of the same shapes and strides, PyTorch moves all averages in one kernel.
+    With views of the same shapes and strides, PyTorch moves all averages in one kernel. They may
+    overlap, because all that they hold is the same number.
     """
-    memory = tensors[0].new_empty(sum(tensor.numel() for tensor in tensors))
-    parts, start = [], 0
+    memory = tensors[0].new_empty(max(tensor.numel() for tensor in tensors))
+    views = []
     for tensor in tensors:
         strides = torch.empty_like(tensor).stride()
-        parts.append(memory.as_strided(tensor.shape, strides, start))
-        start += tensor.numel()
-    return memory, parts
+        views.append(memory.as_strided(tensor.shape, strides))
+    return memory, views

@@ -61,7 +61,7 @@ class TrainingStep(EpochSums):
         self.gradient_sums: list[Tensor] = []
         if accumulate > 1:
             for parameter in self.parameters:
-                self.gradient_sums.append(torch.zeros_like(parameter, requires_grad=False))
+                self.gradient_sums.append(torch.zeros_like(parameter))
         device = self.parameters[0].device
         # autocast knows no meta device, on which a step shows that it looks at no value
         self.autocast_type = "cpu" if device.type == "meta" else device.type

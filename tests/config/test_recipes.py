@@ -55,6 +55,7 @@ VALUES = {
         "optimizer.weight_decay": 0,
         "scheduler": {},
         "augment": {},
+        "callbacks.average": None,
         "model.label_smoothing": 0,
         "model.network.widths": [32, 24, 16, 24, 16],
         "trainer.max_epochs": 20,
@@ -70,6 +71,12 @@ VALUES = {
         "scheduler.warmup": 0.3,
         "callbacks.average.decay": 0.99,
         "model.label_smoothing": 0.1,
+        "augment.degrees": 5,
+        "augment.shift": 1,
+        "augment.scale": 0.05,
+        "augment.shear": 0,
+        "augment.elastic": 0,
+        "augment.erase": 0,
         "trainer.max_epochs": 2,
     },
     "best": {
@@ -88,6 +95,8 @@ VALUES = {
         "augment.scale": 0.1,
         "augment.shear": 5,
         "augment.elastic": 0.7,
+        "augment.smoothness": 4,
+        "augment.erase": 0,
         "trainer.max_epochs": 20,
     },
 }
@@ -98,3 +107,5 @@ def test_a_recipe_has_its_published_values(recipe):
     config = compose([f"experiment={recipe}"])
     found = {key: OmegaConf.select(config, key) for key in VALUES[recipe]}
     assert found == VALUES[recipe]
+    # on all training images
+    assert (config.seed, config.data.dataset, config.data.val_size) == (1, "MNIST", 0)

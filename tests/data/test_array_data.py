@@ -42,10 +42,11 @@ def write(tmp_path):
 @pytest.mark.parametrize("layout", ["channels first", "channels last"])
 def test_a_file_gives_the_facts_and_the_images(write, layout):
     images = COLOUR if layout == "channels first" else np.moveaxis(COLOUR, 1, 3)
-    names = np.array(["cat", "dog", "guinea pig"])
+    names = np.array([["cat"], ["dog"], ["guinea pig"]])
     path = write(train_images=images, test_images=images[:6], class_names=names)
     dataset = read_npz(path)
     assert (dataset.name, dataset.channels, dataset.image_size) == ("pets", 3, 12)
+    assert (dataset.choice, dataset.description) == ("npz", "the images of pets.npz")
     assert dataset.class_names == ("cat", "dog", "guinea pig")
     assert not dataset.is_ink_on_paper
     np.testing.assert_allclose(dataset.mean, (COLOUR / 255).mean((0, 2, 3)), rtol=1e-12)
@@ -101,6 +102,19 @@ def test_arrays_that_do_not_fit_are_one_line(write, replaced, words):
     with pytest.raises(UserError, match=f"^{path}: {words}") as caught:
         read_npz(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(EOFError(), "EOFError"), (ValueError("two\n lines"), "two lines")]
+)
+def test_an_error_without_a_text_is_told_by_its_kind(write, monkeypatch, error, reason):
+    def fail(*_, **__):
+        raise error
+
+    path = write()
+    monkeypatch.setattr(np, "load", fail)
+    with pytest.raises(UserError, match=rf"^{path}: is not a whole .npz file \({reason}\)$"):
+        read_npz(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\3\4 cut off"])

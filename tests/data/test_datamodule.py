@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from cnnbp.data.batches import Batches, mix
+from cnnbp.data.batches import Batches, mix, seed_generators
 from cnnbp.data.datamodule import DataModule
 from cnnbp.data.datasets import MNIST
 from cnnbp.errors import UserError
@@ -244,6 +244,30 @@ def test_an_evaluation_broken_off_begins_anew():
     batches = Batches(IMAGES, LABELS, 300)
     next(iter(batches))
     assert list(itertools.chain(*ids(batches, 0))) == list(range(1000))
+
+
+def test_an_epoch_broken_off_does_not_shorten_the_next_one():
+    """As with trainer.limit_train_batches."""
+    batches = Batches(IMAGES, LABELS, 300, seed=1)
+    next(iter(batches))
+    assert ids(batches, 1) == ids(Batches(IMAGES, LABELS, 300, seed=1), 1)
+
+
+def test_shuffled_batches_are_told_which_epoch_comes_and_stored_ones_are_not():
+    """Lightning calls set_epoch of what it finds as the loader's sampler."""
+    shuffled = Batches(IMAGES, LABELS, 300, seed=1)
+    assert shuffled.sampler is shuffled
+    assert not hasattr(Batches(IMAGES, LABELS, 300), "sampler")
+
+
+def test_the_generators_of_the_cpu_and_of_the_device_are_seeded(monkeypatch):
+    seeded = []
+    module = SimpleNamespace(manual_seed=seeded.append)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    for name, expected in (("cpu", []), ("cuda", [5])):
+        seed_generators(torch.device(name), 5)
+        assert seeded == expected
+        assert torch.initial_seed() == 5
 
 
 def test_a_new_loader_is_before_the_first_epoch_and_a_used_one_after_it():

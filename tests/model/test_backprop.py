@@ -351,7 +351,8 @@ def test_gradients_at_the_images_and_of_a_scaled_loss_are_autograds():
     network = build(**SMALL).eval()
     images, labels = batch(3)
     leaves = [images.requires_grad_(), *network.parameters()]
-    loss, _ = backprop.loss_and_logits(network, images, labels, 0.1)
+    loss, logits = backprop.loss_and_logits(network, images, labels, 0.1)
+    assert not logits.requires_grad
     by_hand = torch.autograd.grad(3 * loss, leaves)
     loss = F.cross_entropy(network(images), labels, label_smoothing=0.1)
     for ours, theirs in zip(by_hand, torch.autograd.grad(3 * loss, leaves), strict=True):

@@ -80,6 +80,11 @@ def test_the_ends_are_those_of_torch(p):
     assert torch.equal(Dropout(p)(x), nn.Dropout(p)(x))
 
 
+def test_only_on_the_cpu_masks_are_our_own(monkeypatch):
+    monkeypatch.setattr("cnnbp.model.dropout.dropout", lambda x, p: pytest.fail("our own mask"))
+    assert Dropout(0.5)(torch.ones(3, device="meta")).is_meta
+
+
 def test_evaluation_is_the_identity():
     x = torch.randn(10)
     assert torch.equal(Dropout(0.5).eval()(x), x)

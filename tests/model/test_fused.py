@@ -1,6 +1,7 @@
 """The kernel against PyTorch's layers in float64, and its random bits against theory."""
 
 import copy
+import re
 import subprocess
 import sys
 
@@ -9,11 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from cnnbp.model import fused
+from cnnbp.model import fused, kernel_cache
 from cnnbp.model.network import FusedBlock, Network
 
 needs_compiler = pytest.mark.skipif(fused.kernel() is None, reason="no C compiler with OpenMP here")
-SHAPES = [(2, 1, 3, 3), (5, 3, 7, 2), (128, 24, 5, 5), (3, 40, 9, 9), (33, 32, 13, 13)]
+SHAPES = [
+    *[(2, 1, 3, 3), (5, 3, 7, 2), (128, 24, 5, 5), (3, 40, 9, 9), (33, 32, 13, 13)],
+    (2, fused.MAX_CHANNELS, 2, 2),
+]
 
 
 def images(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -36,6 +40,25 @@ def dropped(p: float, *shape: int) -> torch.Tensor:
     """A matrix (rows, channels) of what one call drops."""
     x = torch.ones(shape).contiguous(memory_format=torch.channels_last)
     return (fused.relu_norm_dropout(x, norm_of(shape[1]), p) == 0).permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def test_the_kernel_is_there_where_a_compiler_with_openmp_is(tmp_path, monkeypatch):
+    """Else all tests of it would be skipped."""
+    source = tmp_path / "threads.c"
+    source.write_text("#include <omp.h>\nint threads(void) { return omp_get_max_threads(); }\n")
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        try:
+            kernel_cache.load(source, fused.FLAGS)
+        except (kernel_cache.BuildError, OSError) as error:
+            pytest.skip(f"no C compiler with OpenMP here: {error}")
+    assert all(fused.kernel(dtype) is not None for dtype in fused.DTYPES)
+
+
+@pytest.mark.parametrize("name", ["MAX_CHANNELS", "CHUNKS"])
+def test_the_sizes_are_those_of_the_source(name):
+    (size,) = re.findall(rf"^#define {name} (\d+)", fused.SOURCE.read_text(), re.MULTILINE)
+    assert int(size) == getattr(fused, name)
 
 
 @needs_compiler
@@ -108,8 +131,8 @@ def test_bits_are_independent():
     assert abs((signs.sum(1).var() / 24).item() - 1) < 5 * (2 / rows) ** 0.5
 
 
-def expected_mask(rows: int, channels: int, seed: int, p: float) -> np.ndarray:
-    """What is kept, by SplitMix64 for a row and a 32-bit hash for a channel, written in numpy."""
+def element_bits(rows: int, channels: int, seed: int) -> np.ndarray:
+    """The bits of each element, by SplitMix64 for a row and a 32-bit hash for a channel."""
     with np.errstate(over="ignore"):
         z = np.uint64(seed) + np.arange(rows, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -118,20 +141,21 @@ def expected_mask(rows: int, channels: int, seed: int, p: float) -> np.ndarray:
         low, high = key.astype(np.uint32), (key >> np.uint64(32)).astype(np.uint32)
         h = low + np.arange(channels, dtype=np.uint32) * np.uint32(0x9E3779B9)
         h = (h ^ (h >> np.uint32(16))) * np.uint32(0x7FEB352D)
-        bits = (h ^ (h >> np.uint32(15))) * (high | np.uint32(1))
-    return bits >= round(p * 2**32)
+        return (h ^ (h >> np.uint32(15))) * (high | np.uint32(1))
 
 
 @needs_compiler
-@pytest.mark.parametrize("p", [0.05, 0.5])
+@pytest.mark.parametrize("p", [0.05, 0.5, "bits of an element"])
 def test_the_mask_is_that_of_its_hash(p):
+    """An element is kept from the rate on that its own bits are."""
     x, norm = images(3, 40, 9, 9), norm_of(40)
     nn.init.constant_(norm.bias, 50)
     torch.manual_seed(6)
-    seed = int(torch.empty((), dtype=torch.int64).random_())
+    bits = element_bits(3 * 81, 40, int(torch.empty((), dtype=torch.int64).random_()))
+    rate = p if isinstance(p, float) else int(bits[17, 5]) / 2**32
     torch.manual_seed(6)
-    kept = fused.relu_norm_dropout(x, norm, p) != 0
-    expected = torch.from_numpy(expected_mask(3 * 81, 40, seed, p))
+    kept = fused.relu_norm_dropout(x, norm, rate) != 0
+    expected = torch.from_numpy(bits >= round(rate * 2**32))
     assert torch.equal(kept.permute(0, 2, 3, 1).flatten(0, 2), expected)
 
 

@@ -182,6 +182,17 @@ def test_nan_and_infinity_spread_as_in_torch(dtype, rate, value, place):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_scale_beyond_float32_spoils_its_channel_as_in_torch(dtype):
+    """What has no variance is scaled by 1 / sqrt(1e-5), here of the largest numbers."""
+    x, (_, norm) = channels_last(torch.ones(8, 2, 5, 5, dtype=dtype)), layers_of(2)
+    nn.init.constant_(norm.weight[1], 3e38)
+    y = fused.relu_norm_dropout(x, norm, 0.4)
+    assert norm(x)[:, 1].isnan().all()
+    assert y[:, 1].isnan().all()
+    assert y[:, 0].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("value", [NAN, INFINITY])
 def test_a_gradient_that_is_not_finite_spreads_from_what_was_dropped_too(dtype, value):
     x, (_, norm) = images(8, 4, 9, 9, dtype=dtype).requires_grad_(), layers_of(4)

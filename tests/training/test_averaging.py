@@ -188,6 +188,15 @@ def test_the_average_follows_the_module_to_its_device():
     assert callback._averages().weight.is_meta
 
 
+def test_autograd_records_nothing_of_a_move():
+    kept = []
+    moving = MovingAverage([torch.zeros(2)], [nn.Parameter(torch.ones(2))])
+    moving.set_share(0.5)
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda _: None):
+        moving.move()
+    assert kept == []
+
+
 def test_averages_are_one_for_one_with_values():
     average = torch.zeros(2, 3)
     moving = MovingAverage([average], [torch.ones(2, 3)])

@@ -30,6 +30,19 @@ def test_a_nan_is_kept():
     assert means(sums.sums(), torch.tensor(8))["loss"].isnan()
 
 
+def test_the_sums_keep_no_graph_of_the_batches():
+    sums = EpochSums(torch.device("cpu"))
+    sums.add_to_sums(torch.tensor(1.0, requires_grad=True), RIGHT, LABELS)
+    assert not sums.loss_sum.requires_grad
+
+
+def test_loaded_sums_take_the_place_of_those_that_are_there():
+    sums = EpochSums(torch.device("cpu"))
+    sums.add_to_sums(torch.tensor(1.0), RIGHT, LABELS)
+    sums.load_sums({"loss_sum": torch.tensor(6.0), "correct": torch.tensor(5)})
+    assert (sums.loss_sum.item(), sums.correct.item()) == (6.0, 5)
+
+
 def test_processes_are_taken_together():
     gathered = {"loss_sum": torch.tensor([2.0, 4.0]), "correct": torch.tensor([1, 2])}
     values = means(gathered, torch.tensor([4, 2]))

@@ -1,5 +1,7 @@
 """Losses beside cross-entropy, against their formula and against mistakes."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -64,7 +66,7 @@ def test_a_step_goes_down_the_slope_of_the_own_loss():
 @pytest.mark.parametrize(
     ("loss", "said"),
     [
-        (nn.MSELoss(), "MSELoss fails on logits"),
+        (nn.MSELoss(), "MSELoss fails on logits .*: The size of tensor a"),
         (nn.CrossEntropyLoss(reduction="none"), r"gives \(11,\); must be one number"),
         (lambda logits, labels: 0.0, "gives float; must be one number"),
         (lambda logits, labels: torch.tensor(1.0), "depends on the logits"),
@@ -74,6 +76,12 @@ def test_a_step_goes_down_the_slope_of_the_own_loss():
 def test_a_wrong_loss_is_named(loss, said):
     with pytest.raises(UserError, match=said):
         check_loss(loss, 10)
+
+
+def test_a_trial_of_a_loss_leaves_the_filters_of_warnings():
+    before = list(warnings.filters)
+    check_loss(nn.CrossEntropyLoss(), 10)
+    assert warnings.filters == before
 
 
 def test_what_belongs_to_cross_entropy_alone_is_refused():

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from cnnbp.model.network import Network
+from cnnbp.training import muon
 from cnnbp.training.classifier import parameter_groups
-from cnnbp.training.muon import Muon
+from cnnbp.training.muon import Muon, move_together
 
 OPTIONS = {"lr": 0.01, "weight_decay": 0.1}
 
@@ -35,7 +36,7 @@ def test_kernels_move_as_matrices_and_the_rest_by_adamw(layout):
         nn.Parameter(p.detach().permute(order).reshape(len(p), -1).clone()) for p in kernels
     ]
     vectors = [p for p in theirs.parameters() if p.ndim == 1]
-    muon = torch.optim.Muon(matrices, momentum=0.9, adjust_lr_fn="match_rms_adamw", **OPTIONS)
+    torchs = torch.optim.Muon(matrices, momentum=0.9, adjust_lr_fn="match_rms_adamw", **OPTIONS)
     adamw = torch.optim.AdamW(vectors, lr=0.01, weight_decay=0)
     optimizer = Muon(parameter_groups(ours), momentum=0.9, **OPTIONS)
     for seed in range(4):
@@ -45,7 +46,7 @@ def test_kernels_move_as_matrices_and_the_rest_by_adamw(layout):
             parameter.grad = torch.randn_like(parameter)
         for kernel, matrix in zip(kernels, matrices, strict=True):
             matrix.grad = kernel.grad.permute(order).reshape(matrix.shape)
-        muon.step()
+        torchs.step()
         adamw.step()
     for kernel, matrix in zip((p for p in ours.parameters() if p.ndim == 4), matrices, strict=True):
         assert torch.equal(kernel.permute(order).reshape(matrix.shape), matrix)
@@ -107,14 +108,65 @@ def test_biases_and_normalisation_do_not_decay():
     assert len(weights["params"]) + len(others["params"]) == len(list(module.parameters()))
 
 
-def test_the_weight_of_a_linear_layer_is_a_matrix_too():
+def test_a_closure_is_evaluated_first_and_its_value_returned():
+    """As by the optimizers of torch."""
+    weight = nn.Parameter(torch.ones(2, 2))
+    optimizer = Muon([{"params": [weight]}], momentum=0.9, **OPTIONS)
+
+    def closure():
+        weight.grad = torch.eye(2)
+        return 3.5
+
+    assert optimizer.step(closure) == 3.5
+    assert weight[0, 0] < weight[0, 1] < 1
+
+
+def test_a_kernel_without_a_gradient_stays():
+    unused, used = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    used.grad = torch.eye(2)
+    Muon([{"params": [unused, used]}], momentum=0.9, **OPTIONS).step()
+    assert torch.equal(unused, torch.ones(2, 2))
+    assert not torch.equal(used, torch.ones(2, 2))
+
+
+def matrices_and_optimizer(seed, momentum, lr):
+    """Two matrices, of which only the first has gradients, and their optimizer after a step."""
+    generator = torch.Generator().manual_seed(seed)
+    matrices = [nn.Parameter(torch.randn(6, 4, generator=generator)) for _ in range(2)]
+    matrices[0].grad = torch.randn(6, 4, generator=generator)
+    optimizer = Muon([{"params": matrices}], lr=lr, momentum=momentum, weight_decay=0.1)
+    optimizer.step()
+    return matrices, optimizer
+
+
+def test_several_optimizers_together_move_as_each_alone_once_all_have_stepped(monkeypatch):
+    # a batched product in bfloat16 is rounded otherwise
+    monkeypatch.setattr(muon, "PRECISION", torch.float64)
+    options = [(1, 0.9, 0.02), (2, 0.5, 0.3)]
+    alone = [matrices_and_optimizer(*own) for own in options]
+    fleet = [matrices_and_optimizer(*own) for own in options]
+    move_together([optimizer for _, optimizer in fleet])
+    for _ in range(3):
+        before = fleet[0][0][0].detach().clone()
+        fleet[0][1].step()
+        assert torch.equal(fleet[0][0][0], before)
+        fleet[1][1].step()
+        for _, optimizer in alone:
+            optimizer.step()
+        for (moved, _), (expected, _) in zip(fleet, alone, strict=True):
+            torch.testing.assert_close(moved[0], expected[0])
+            assert torch.equal(moved[1], expected[1])
+
+
+@pytest.mark.parametrize("size", [1, 1e-9], ids=["usual", "below the smallest norm"])
+def test_the_weight_of_a_linear_layer_is_a_matrix_too(size):
     torch.manual_seed(1)
     ours = nn.Parameter(torch.randn(5, 8))
     theirs = nn.Parameter(ours.detach().clone())
     optimizer = Muon([{"params": [ours]}], momentum=0.9, **OPTIONS)
     torchs = torch.optim.Muon([theirs], momentum=0.9, adjust_lr_fn="match_rms_adamw", **OPTIONS)
     for _ in range(2):
-        ours.grad = torch.randn(5, 8)
+        ours.grad = size * torch.randn(5, 8)
         theirs.grad = ours.grad.clone()
         optimizer.step()
         torchs.step()

@@ -38,6 +38,13 @@ def test_warm_up_is_a_line_to_the_peak(make):
     assert taken[-1] == pytest.approx(0)
 
 
+def test_a_warm_up_ends_at_the_nearest_step():
+    """0.23 of 20 steps are 4.6."""
+    taken = ours(schedules.linear, warmup=0.23, final_lr=0)
+    assert taken[:6] == pytest.approx([0.5 * step / 6 for step in range(1, 7)])
+    assert taken[6] < taken[5]
+
+
 def test_the_length_is_known_to_checkpoints():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     schedule = schedules.linear(optimizer, EPOCHS, STEPS, warmup=0.1, final_lr=0)["scheduler"]

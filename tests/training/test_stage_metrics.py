@@ -25,6 +25,38 @@ def test_a_metric_says_whether_less_of_it_is_better():
     assert lower_is_better(stage_metrics(4, others)) == ["error"]
 
 
+class Total(Metric):
+    """Sums up something of each batch."""
+
+    def __init__(self, counted):
+        super().__init__()
+        self.counted = counted
+        self.add_state("total", torch.tensor(0.0))
+
+    def update(self, preds, target):
+        if not len(preds) == len(target):
+            raise ValueError("not one label an image")
+        self.total += self.counted(preds, target)
+
+    def compute(self):
+        return self.total
+
+
+def test_metrics_that_begin_alike_stay_apart():
+    """Torchmetrics would update one alone of those whose states are the same after a batch."""
+    seen = Total(lambda preds, target: len(target))
+    right = Total(lambda preds, target: (preds.argmax(1) == target).sum())
+    metrics = stage_metrics(3, {"seen": seen, "right": right})
+    for labels in (torch.arange(3), torch.tensor([0, 0, 0])):
+        metrics.update(torch.eye(3), labels)
+    assert metrics.compute() == {"seen": 6, "right": 4}
+
+
+class Number(Total):
+    def compute(self):
+        return 3.5
+
+
 class Counts(Metric):
     def update(self, preds):
         pass
@@ -39,6 +71,7 @@ class Counts(Metric):
         ("loss", MulticlassF1Score(4), "metrics.loss: must have another name"),
         ("a/b", MulticlassF1Score(4), "metrics.a/b: must have another name"),
         ("f1", MulticlassF1Score(4, average="none"), "metrics.f1: gives more than one number"),
+        ("number", Number(lambda *_: 0), "metrics.number: gives more than one number"),
         ("f1", MulticlassF1Score(3), "metrics.f1: fails on logits"),
         ("counts", Counts(), "metrics.counts: fails on logits"),
         ("text", str, "metrics.text: fails on logits"),

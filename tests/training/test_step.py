@@ -73,6 +73,7 @@ def test_steps_are_those_of_a_plain_loop(name):
         expected.backward()
         optimizer.step()
         assert torch.equal(loss, expected)
+        assert not loss.requires_grad
         losses.append(expected.item())
         correct += int((logits.argmax(1) == labels).sum())
     assert_same_weights(ours, theirs)
@@ -115,6 +116,41 @@ def test_accumulated_and_clipped_gradients_are_those_of_the_whole_batch(clip_by)
     torch.optim.SGD(theirs.parameters(), lr=0.1).step()
     for value, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
+
+
+class Halves(nn.Module):
+    """Two layers, of which each batch uses those that are named."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(4)
+        self.a, self.b = nn.Linear(784, 10), nn.Linear(784, 10)
+
+    def forward(self, images):
+        return sum(getattr(self, name)(images.flatten(1)) for name in self.used)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("used", ["ab a a b", "a ab a a", "b a b b"])
+def test_a_layer_that_a_batch_leaves_out_is_left_as_autograd_leaves_it(used, accumulate):
+    """Weight decay moves a gradient of 0, and leaves one of None alone."""
+    ours, theirs = Halves(), Halves()
+    own, optimizer = [
+        torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=0.1) for net in (ours, theirs)
+    ]
+    step = make(ours, own, accumulate=accumulate)
+    for number, (images, labels) in enumerate(batches(4)):
+        ours.used = theirs.used = used.split()[number]
+        first, last = number % accumulate == 0, (number + 1) % accumulate == 0
+        step(images, labels, first, last)
+        if first:
+            optimizer.zero_grad()
+        logits = theirs(DataModule().prepare(images))
+        loss = F.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
+        (loss / accumulate).backward()
+        if last:
+            optimizer.step()
+            assert_same_weights(ours, theirs)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
