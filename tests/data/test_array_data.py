@@ -95,6 +95,11 @@ def test_mean_and_deviation_do_not_depend_on_the_order():
         ({"class_names": np.array(["cat", "dog", "cat"])}, "class_names: are cat, dog, cat; must"),
         ({"train_images": np.zeros_like(COLOUR)}, "train_images: all pixels of channel 0 are 0"),
         ({"test_labels": np.array([None] * 6)}, "is not a whole .npz file"),
+        ({"train_images": COLOUR[:, 0, 0, 0]}, "train_images: are 30; must be N x S x S"),
+        ({"train_images": COLOUR[:, 0, :, :8]}, "train_images: are 30 x 12 x 8; must be N x S x S"),
+        ({"train_labels": np.stack([LABELS, LABELS], 1)}, "train_labels: are 30 x 2; must be 30"),
+        ({"train_labels": np.array(1)}, "train_labels: are a single value; must be 30"),
+        ({"class_names": np.array(["a", "b", "c", "d"])}, r"train_labels: none is 3 \(d\); each"),
     ],
 )
 def test_arrays_that_do_not_fit_are_one_line(write, replaced, words):
@@ -191,6 +196,24 @@ def test_a_run_is_not_continued_on_other_data(change):
         restored.load_state_dict(trained)
         with pytest.raises(UserError, match="has the classes cat, dog, rat; the run was trained"):
             restored.setup("test")
+
+
+def test_two_classes_are_enough():
+    labels = np.arange(30) % 2
+    assert from_arrays(COLOUR, labels, COLOUR[:6], labels[:6]).class_names == ("0", "1")
+
+
+def test_words_about_the_data_may_change_and_what_was_measured_is_named():
+    options = {"class_names": ("cat", "dog", "mouse")}
+    trained = DataModule(own_data).state_dict()
+    other = from_arrays(COLOUR, LABELS, COLOUR[:6], LABELS[:6], description="pets", **options)
+    data = DataModule(other)
+    assert data.dataset.description != trained["dataset"]["description"]
+    data.load_state_dict(trained)
+    data = DataModule(from_arrays(COLOUR // 2, LABELS, COLOUR[:6], LABELS[:6], **options))
+    assert data.dataset
+    with pytest.raises(UserError, match=r"began \(mean: \[[^]]+\] -> \[[^]]+\]\); give another"):
+        data.load_state_dict(trained)
 
 
 def test_the_fields_of_a_file_are_those_of_images():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from cnnbp.data.array_data import from_arrays
 from cnnbp.data.batches import Batches, mix, seed_generators
 from cnnbp.data.datamodule import DataModule
 from cnnbp.data.datasets import MNIST
@@ -320,3 +321,21 @@ def test_without_augmentation_training_images_are_normalised():
     images = MNIST.load("unused").train_images[:5]
     given, _ = data.on_after_batch_transfer((images, torch.arange(5)), 0)
     torch.testing.assert_close(given, (images[:, None] / 255 - 0.1307) / 0.3081)
+
+
+def test_a_checkpoint_without_facts_leaves_those_of_the_data():
+    data = DataModule()
+    data.load_state_dict({})
+    assert data.dataset is MNIST
+
+
+def test_labels_in_order_are_taken_for_chance_below_twenty_images():
+    for count in (19, 20):
+        labels = np.arange(count) // 10
+        images = np.random.default_rng(0).integers(0, 256, (count, 12, 12), dtype=np.uint8)
+        data = DataModule(from_arrays(images, labels, images, labels), val_size=1)
+        if count == 19:
+            data.setup("fit")
+            continue
+        with pytest.raises(UserError, match="stored class by class"):
+            data.setup("fit")

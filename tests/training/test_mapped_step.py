@@ -73,6 +73,8 @@ def train(data, members, alone, steps, size=SIZE, accumulate=1):
         for step, batch, seed in zip(alone, batches, seeds, strict=True):
             torch.manual_seed(seed)
             expected.append(step(*batch, first, last))
+    # no graph of the steps is kept
+    assert not together.loss_sum.requires_grad
     return losses, torch.stack(expected)
 
 
