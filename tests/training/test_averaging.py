@@ -182,6 +182,12 @@ def test_the_average_is_what_a_finished_training_leaves():
     assert module.weight.item() == 3.0
 
 
+def test_a_checkpoint_before_training_has_no_average():
+    checkpoint = {}
+    Average(0.6).on_save_checkpoint(None, nn.Linear(1, 1), checkpoint)
+    assert checkpoint == {}
+
+
 def test_the_average_follows_the_module_to_its_device():
     callback = callback_of(nn.Linear(1, 1))
     callback.on_fit_start(None, SimpleNamespace(device=torch.device("meta")))

@@ -115,3 +115,12 @@ def test_other_callbacks_and_an_average_that_is_not_made_yet_are_passed_over(tmp
     like = arrays(module.network)
     (_, before), (_, after) = read_history(tmp_path / "deep", like)
     assert np.array_equal(before, after)
+
+
+def test_one_process_alone_writes(tmp_path):
+    callback = History(tmp_path / "history", every_n_epochs=1)
+    trainer = trainer_at(0, 0)
+    trainer.is_global_zero = False
+    callback.on_train_start(trainer, None)
+    callback.on_train_epoch_end(trainer, None)
+    assert not (tmp_path / "history").exists()
