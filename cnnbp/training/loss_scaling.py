@@ -20,8 +20,10 @@ def step_if_finite(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScale
     before = {id(value): value.clone() for value in _moved(optimizer, overflow.device)}
     optimizer.step()
     for value in _moved(optimizer, overflow.device):
-        # what the first step makes begins as zero
-        old = before.get(id(value), torch.zeros_like(value))
+        old = before.get(id(value))
+        if old is None:
+            # what the first step makes begins as zero
+            old = torch.zeros_like(value)
         value.copy_(torch.where(overflow > 0, old, value))
     scaler.update()
 
