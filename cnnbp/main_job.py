@@ -41,7 +41,7 @@ def train(config: DictConfig, run: RunDirectory) -> None:
     checkpoint = find_checkpoint(run.path, config.ckpt_path)
     parts = build(config)
     run.start()
-    fit_and_test(config, run, parts, checkpoint, config.hyperparameters)
+    fit_and_test(config, run, parts, checkpoint)
 
 
 def run_from_command_line() -> None:

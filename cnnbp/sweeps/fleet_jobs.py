@@ -66,12 +66,6 @@ class FleetJob:
         finally:
             CURRENT.reset(token)
 
-    @property
-    def hyperparameters(self) -> Any:
-        """What loggers show of the job; some are the names of what was chosen of a group."""
-        with self.current():
-            return OmegaConf.to_container(self.config.hyperparameters, resolve=True)
-
     @contextmanager
     def failing(self) -> Iterator[None]:
         """Let the job fail without stopping the others."""
@@ -103,7 +97,7 @@ class FleetJob:
         # importing it takes seconds, and every command imports the launcher
         from cnnbp.training.build import fit_and_test
 
-        fit_and_test(self.config, run, parts, checkpoint, self.hyperparameters)
+        fit_and_test(self.config, run, parts, checkpoint)
 
     def end(self, score: float | None) -> None:
         """Note that the job has ended without a failure."""

@@ -12,7 +12,7 @@ from cnnbp.runs.checkpoint_file import load, newest
 from cnnbp.runs.run_directory import RunDirectory
 from cnnbp.runs.run_record import CHECKPOINTS, LAST, PREVIOUS
 from cnnbp.signals import REQUEUE, interrupt, on_stop
-from cnnbp.sweeps.fleet_jobs import CURRENT, FleetJob, by_position, in_parts, kind
+from cnnbp.sweeps.fleet_jobs import FleetJob, by_position, in_parts, kind
 from cnnbp.sweeps.fleet_progress import FleetProgress
 from cnnbp.training.build import build
 from cnnbp.training.callbacks.checkpoints import Checkpoints, Requests, requeue_job
@@ -169,9 +169,8 @@ def train_fleet(fleet: Fleet, progress: FleetProgress, more_jobs: MoreJobs) -> N
             requeue_job()
         raise KeyboardInterrupt(128 + requests.signal)
     # no failure of a job, which is noted, but a user's own way to end the process
-    for member in training.members:
-        if member.error:
-            raise member.error
+    if training.error:
+        raise training.error
 
 
 class FleetTraining:
@@ -183,7 +182,9 @@ class FleetTraining:
 
     def __init__(self, fleet: Fleet, progress: FleetProgress, more_jobs: MoreJobs, logs: ExitStack):
         self.fleet, self.progress, self.more_jobs, self.logs = fleet, progress, more_jobs, logs
+        # those that are trained, and the first error that ended one
         self.members: dict[Member, Training] = {}
+        self.error: BaseException | None = None
         # without checkpoints there is nothing to save, but still signals that stop
         self.requests = Requests(float("inf"))
 
@@ -200,8 +201,8 @@ class FleetTraining:
     def _share(self, training: Training) -> None:
         """Let the members have one copy of the data, and save and stop after the same step."""
         data, _, trainer = training.parts
-        for other in self.members.values():
-            data.splits = other.parts.data.splits
+        if self.members:
+            data.splits = next(iter(self.members.values())).parts.data.splits
         for callback in trainer.callbacks:
             if isinstance(callback, Checkpoints):
                 if not self.members:
@@ -216,6 +217,7 @@ class FleetTraining:
         precision = trainer.precision_plugin.train_step_context
         members = list(self.members)
         Lockstep(members, precision, model.graph, self._before_step, self._refill).run()
+        self._forget_ended()
 
     def _trainers(self, members: Sequence[Member]) -> list[Any]:
         return [self.members[member].parts.trainer for member in members]
@@ -230,10 +232,18 @@ class FleetTraining:
         free = len(self.fleet.jobs) - len(living)
         if not free or first.fit_loop.epoch_loop.batch_idx > 0:
             return []
+        self._forget_ended()
         before = len(self.members)
         for job in self.more_jobs(self.fleet, free):
             self.begin(job, 0)
         return list(self.members)[before:]
+
+    def _forget_ended(self) -> None:
+        """Let go of members that have ended: a search may replace them hundreds of times."""
+        for member in list(self.members):
+            if member.has_ended:
+                del self.members[member]
+                self.error = self.error or member.error
 
 
 def _prepare(job: FleetJob, step: int) -> Training | None:
@@ -256,8 +266,7 @@ def _prepare(job: FleetJob, step: int) -> Training | None:
 def _train(training: Training) -> None:
     """Train a job to its end; runs in the member's thread."""
     job, run, parts, checkpoint = training
-    CURRENT.set(job)
-    with job.failing(), ExitStack() as stack:
+    with job.current(), job.failing(), ExitStack() as stack:
         stack.push(run)
         job.train(run, parts, checkpoint)
         job.end(run.score())

@@ -77,7 +77,7 @@ class TrialJob(FleetJob):
         data, model, trainer = parts
         pruning = Pruning(self.trial, self.config.trainer.max_epochs)
         trainer.callbacks.append(pruning)
-        with tracked(trainer, run, self.hyperparameters):
+        with tracked(trainer, run, self.config.hyperparameters):
             validation = fit(data, model, trainer, checkpoint)
         if pruning.reason:
             run.write_error(pruning.reason)
@@ -207,8 +207,11 @@ class Trials:
             return []
         fitting = []
         for job in self._draw(free, shared):
-            # where there is something already, it may not begin at its beginning
-            (self.left if job.path.exists() else fitting).append(job)
+            if job.path.exists():
+                # what is there may not be its beginning
+                self.left.append(job)
+            else:
+                fitting.append(job)
         return fitting
 
     def _are_any(self, state: TrialState) -> bool:

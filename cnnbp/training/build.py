@@ -5,7 +5,6 @@ import logging
 import os
 import platform
 import warnings
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,11 +191,10 @@ def fit_and_test(
     run: RunDirectory,
     parts: Parts,
     checkpoint: Path | None,
-    hyperparameters: Mapping[str, Any],
 ) -> None:
     """Train, test and store the result; a trial of the program (`fast_dev_run`) has none."""
     data, model, trainer = parts
-    with tracked(trainer, run, hyperparameters):
+    with tracked(trainer, run, config.hyperparameters):
         validation = fit(data, model, trainer, checkpoint)
         trainer.test(model, data, verbose=False)
     if not config.trainer.get("fast_dev_run"):
