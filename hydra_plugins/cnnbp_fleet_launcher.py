@@ -52,7 +52,6 @@ class FleetLauncher(BasicLauncher):
             config.hydra.job.id = number
             config.hydra.job.num = number
         give_directory(config)
-        HydraConfig.instance().set_config(config)
         own = copy.deepcopy(config)
         with read_write(own), open_dict(own):
             del own["hydra"]

@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
@@ -29,12 +28,7 @@ class FleetProgress:
         self.line = tqdm(bar_format="{desc}", leave=False, disable=not is_terminal)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.line.close()
 
     def step(self, trainers: Sequence[Any], images: int) -> None:

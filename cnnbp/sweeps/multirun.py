@@ -86,6 +86,7 @@ def give_directory(config: DictConfig) -> None:
     path = os.path.join(config.hydra.sweep.dir, config.hydra.sweep.subdir)
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
         config.hydra.runtime.output_dir = os.path.abspath(path)
+    HydraConfig.instance().set_config(config)
 
 
 class JobsOfOthers:
