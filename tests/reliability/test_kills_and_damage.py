@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 from launch import TRAIN
-from processes import context, differences, finish, outcome, start
+from processes import context, differences, finish, outcome, start, wait_until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cnnbp.data import datasets
@@ -188,17 +188,9 @@ def never_end_a_step():
     Classifier.training_step = wait
 
 
-def wait_for(path, seconds=60):
-    for _ in range(int(seconds / 0.02)):
-        if path.exists():
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{path} did not come")
-
-
 def test_a_second_signal_ends_it_at_once(tmp_path):
     process = start(tmp_path, *SMALL, prepare=never_end_a_step)
-    wait_for(tmp_path / "waiting")
+    wait_until((tmp_path / "waiting").exists)
     os.kill(process.pid, signal.SIGTERM)
     process.join(0.5)
     assert process.exitcode is None
@@ -215,7 +207,7 @@ def test_a_slurm_job_goes_back_into_the_queue(tmp_path):
     environment = os.environ | {"SLURM_JOB_ID": "17", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     options = (*SMALL, EVERY_STEP, "trainer.limit_train_batches=1000")
     process = subprocess.Popen([*TRAIN, *options], cwd=tmp_path, env=environment)
-    wait_for(tmp_path / "outputs/run/checkpoints/last.ckpt")
+    wait_until((tmp_path / "outputs/run/checkpoints/last.ckpt").exists)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(60) == 128 + signal.SIGUSR1
     assert (tmp_path / "asked").read_text() == "requeue 17\n"
@@ -244,7 +236,7 @@ def test_a_kill_within_a_save_leaves_a_checkpoint(tmp_path, kills):
     rng, numbers = random.Random(kills), [-1.0]
     for _ in range(kills):
         process = start(tmp_path, prepare=save_for_ever)
-        wait_for(tmp_path / "previous.ckpt")
+        wait_until((tmp_path / "previous.ckpt").exists)
         process.join(rng.uniform(0, 0.2))
         process.kill()
         process.join()
@@ -537,7 +529,7 @@ def test_two_processes_of_a_run_continue_to_the_same_state(tmp_path, number):
         (tmp_path / name).mkdir()
     subprocess.run(command, cwd=tmp_path / "whole", check=True)
     process = subprocess.Popen(command, cwd=tmp_path / "cut")
-    wait_for(tmp_path / "cut/outputs/run/checkpoints/previous.ckpt", seconds=120)
+    wait_until((tmp_path / "cut/outputs/run/checkpoints/previous.ckpt").exists, seconds=120)
     process.send_signal(number)
     assert process.wait(60) == {signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     assert not (tmp_path / "cut/outputs/run/result.json").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from launch import TWO_STEPS
-from processes import start
+from processes import start, wait_until
 
 from cnnbp.runs.run_lock import RunLock
 from cnnbp.sweeps import multirun
@@ -36,13 +36,6 @@ def in_a_thread(function, after):
     thread = threading.Thread(target=wait)
     thread.start()
     return thread
-
-
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 from launch import TRAIN, TWO_STEPS
 from paths import ROOT
-from processes import free_port
+from processes import free_port, wait_until
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs cnnbp[slurm]")
 
@@ -119,13 +119,6 @@ def cluster(tmp_path_factory):
 
 def slurm(*command):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def wait_until(condition, seconds):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.5)
 
 
 @pytest.fixture
