@@ -9,8 +9,9 @@ const of = (symbol, index) => `<i>${symbol}</i><sub>${index}</sub>`;
 const over = (above, below) =>
   `<span class="quotient"><span>${above}</span><span>${below}</span></span>`;
 
-/** What the symbols of every equation stand for, and what a component has beside them. */
-const SYMBOLS = "<i>x</i>: input, <i>y</i>: output, <i>dx</i>, <i>dy</i>: gradients of the loss for them";
+/** What the symbols of every equation stand for; `symbols` below are those of a component. */
+const SYMBOLS = `<i>x</i>: input, <i>y</i>: output,
+  <i>dx</i>, <i>dy</i>: gradients of the loss with respect to them`;
 
 const NORMALISE = {
   forward: `<i>y</i> = weight<sub>c</sub> · <i>x̂</i> + bias<sub>c</sub>, &ensp;
